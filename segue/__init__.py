@@ -1,0 +1,3 @@
+"""Segue: offline-to-online reinforcement learning in JAX."""
+
+__version__ = "0.1.0"
