@@ -1,0 +1,126 @@
+"""Draw a figure with matplotlib into a PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+from matplotlib.axes import Axes
+
+from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel
+
+PIXELS_PER_INCH = 100
+WIDTH = 960
+INK = "#24292f"
+GRID = "#e4e7eb"
+ONLINE = "#f1f4f8"  # ground of online phases
+LINE_STYLES = {"solid": "-", "dot": (0, (1.5, 1.5)), "dashdot": "-."}
+
+
+def draw_png(figure: Figure, path: Path) -> None:
+    """Write the figure to `path`, 960 pixels wide at twice that resolution, on white."""
+    canvas = matplotlib.figure.Figure(
+        figsize=(WIDTH / PIXELS_PER_INCH, (figure.height + 30) / PIXELS_PER_INCH), layout="constrained"
+    )
+    canvas.suptitle(_plain(figure.title), x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    grid = canvas.subplots(
+        len(figure.panels), 1, sharex=True, squeeze=False, height_ratios=[panel.share for panel in figure.panels]
+    )
+    axes: list[Axes] = list(grid[:, 0])
+    for panel, ax in zip(figure.panels, axes, strict=True):
+        _panel(figure, panel, ax, top=ax is axes[0])
+    bottom = axes[-1]
+    bottom.set_xlabel(_plain(figure.x_label), color=INK)
+    if figure.x_range:
+        bottom.set_xlim(*figure.x_range)
+    if figure.x_ticks:
+        bottom.set_xticks([x for x, _ in figure.x_ticks], [text for _, text in figure.x_ticks])
+    handles, labels = zip(*_legend(axes), strict=True) if _legend(axes) else ((), ())
+    if handles:
+        canvas.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    canvas.savefig(path, dpi=2 * PIXELS_PER_INCH, facecolor="white", metadata={"Software": None})
+
+
+def _panel(figure: Figure, panel: Panel, ax: Axes, top: bool) -> None:
+    ax.grid(True, color=GRID, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#9aa3ad")
+    ax.tick_params(colors=INK, labelsize=9, length=3)
+    ax.set_ylabel(_plain(panel.y_label), color=INK, fontsize=9)
+    for span in figure.spans:
+        if span.shaded:
+            ax.axvspan(span.start, span.end, color=ONLINE, zorder=0, linewidth=0)
+        if span.border:
+            ax.axvline(span.start, color=INK, linewidth=1.0, zorder=1)
+        if top:
+            text = f"{span.border} ▸ {span.label}" if span.border.strip() else span.label
+            ax.annotate(
+                _plain(text),
+                (span.start, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=9,
+                color=INK,
+            )
+    for item in panel.items:
+        _item(item, ax)
+    if panel.rows:
+        ax.set_yticks(range(len(panel.rows)), [_plain(row) for row in panel.rows])
+        ax.set_ylim(len(panel.rows) - 0.5, -0.5)
+    if panel.y_range:
+        ax.set_ylim(*panel.y_range)
+
+
+def _item(item: Item, ax: Axes) -> None:
+    match item:
+        case Line():
+            ax.plot(
+                np.asarray(item.x),
+                np.asarray(item.y),
+                color=item.colour,
+                linewidth=item.width,
+                linestyle=LINE_STYLES[item.dash],
+                alpha=item.opacity,
+                drawstyle="steps-post" if item.stairs else "default",
+                label=_plain(item.label),
+                marker="o" if np.size(item.x) == 1 else None,
+            )
+        case Band():
+            ax.fill_between(
+                np.asarray(item.x),
+                np.asarray(item.low),
+                np.asarray(item.high),
+                color=item.colour,
+                alpha=item.opacity,
+                linewidth=0,
+                label=_plain(item.label),
+            )
+        case Bars():
+            ax.stairs(item.heights, item.edges, fill=True, color=item.colour, alpha=0.55, label=_plain(item.label))
+        case Dots():
+            bar = item.symbol == "bar"
+            ax.scatter(
+                np.asarray(item.x),
+                np.asarray(item.y),
+                color=item.colour,
+                marker="|" if bar else "o",
+                s=520 if bar else 16,
+                linewidth=3 if bar else 0,
+                alpha=1.0 if bar else 0.5,
+            )
+        case Level():
+            draw = ax.axvline if item.upright else ax.axhline
+            colour = INK if item.upright else MUTED
+            draw(item.at, color=colour, linestyle="--", linewidth=1.6, label=_plain(item.label))
+
+
+def _legend(axes: list[Axes]) -> list[tuple[object, str]]:
+    return [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True) if pair[1]]
+
+
+def _plain(text: str) -> str:
+    """Text as it stands: without this, matplotlib reads what stands between dollar signs as a formula."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,108 @@
+"""A figure as data, drawn twice: by `draw_png` with matplotlib and by `draw_html` with plotly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from numpy.typing import ArrayLike
+
+MUTED = "#808890"  # the dataset and the behaviour policy: a grey that shows on white and on black
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve. Items of one `group` share a legend entry, that of the one with a label, and hide together."""
+
+    x: ArrayLike
+    y: ArrayLike
+    colour: str
+    group: str
+    label: str = ""
+    width: float = 2.2
+    dash: str = "solid"
+    opacity: float = 1.0
+    stairs: bool = False  # the value holds until the next point
+    hover: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Band:
+    """The area between two curves."""
+
+    x: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+    colour: str
+    group: str
+    label: str = ""
+    opacity: float = 0.18
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A histogram: edges [K + 1], heights [K]."""
+
+    edges: ArrayLike
+    heights: ArrayLike
+    colour: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Points without a line; `symbol` is "dot" for single episodes, "bar" for a mean."""
+
+    x: ArrayLike
+    y: ArrayLike
+    colour: str
+    symbol: str = "dot"
+    hover: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A dashed line at a value of y (or of x, if `upright`) that matters, named in the legend or beside it."""
+
+    at: float
+    label: str
+    upright: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of the x-axis with its name on top; `border` names the line at which it starts, if there is one."""
+
+    start: float
+    end: float
+    label: str
+    shaded: bool
+    border: str = ""
+
+
+Item = Line | Band | Bars | Dots | Level
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes; `share` is its part of the figure's height."""
+
+    y_label: str
+    items: list[Item]
+    share: float = 1.0
+    rows: list[str] = field(default_factory=list)  # names instead of numbers on the y-axis: row i stands at y = i
+    y_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels on top of each other over one x-axis. `name` is the file's stem, `reading` says how to read it."""
+
+    name: str
+    title: str
+    reading: str
+    x_label: str
+    panels: list[Panel]
+    x_range: tuple[float, float] | None = None
+    x_ticks: list[tuple[float, str]] = field(default_factory=list)  # empty: numbers as they are
+    spans: list[Span] = field(default_factory=list)
+    height: int = 400  # pixels
