@@ -6,7 +6,7 @@ their stratum, never across strata, so that an interval speaks of "the same task
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from scipy.stats import trim_mean
 
 BOOTSTRAP_SAMPLES = 5_000
 CONFIDENCE = 0.95
+CUT = 0.25  # from either end, for the interquartile mean
 
 
 def standard_error(values: ArrayLike) -> float:
@@ -38,19 +39,14 @@ def interquartile_mean(values: ArrayLike) -> float:
 
     Agarwal et al. 2021, arXiv 2108.13264; with fewer than four values nothing is cut.
     """
-    return float(trim_mean(_vector(values), proportiontocut=0.25))
+    return float(trim_mean(_vector(values), proportiontocut=CUT))
 
 
-def bootstrap_interval(
-    strata: Sequence[ArrayLike],
-    statistic: Callable[[ArrayLike], float] = interquartile_mean,
-    *,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % percentile interval of `statistic` by stratified bootstrap (arXiv 2108.13264, section 4.1).
+def bootstrap_interval(strata: Sequence[ArrayLike], *, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the interquartile mean by stratified bootstrap (arXiv 2108.13264, section 4.1).
 
     `strata` holds one array of seed scores per task. Each of the 5,000 resamples draws, with replacement, as many
-    seeds from every task as it has, and takes the statistic over all of them together. Equal seeds, equal interval.
+    seeds from every task as it has, and takes the mean over all of them together. Equal `seed`, equal interval.
     """
     groups = [_vector(stratum) for stratum in strata]
     if not groups:
@@ -59,7 +55,7 @@ def bootstrap_interval(
     draws = np.concatenate(
         [g[rng.integers(g.size, size=(BOOTSTRAP_SAMPLES, g.size))] for g in groups], axis=1
     )  # [BOOTSTRAP_SAMPLES, all seeds]
-    estimates = np.array([statistic(draw) for draw in draws])
+    estimates = trim_mean(draws, proportiontocut=CUT, axis=1)  # all at once: one by one it takes half a second
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(estimates, [tail, 1 - tail])
     return float(low), float(high)

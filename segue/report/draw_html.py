@@ -207,9 +207,9 @@ def _y(number: int) -> str:
     return "y" + _suffix(number)
 
 
-def _numbers(values: ArrayLike) -> list[float]:
-    """Seven digits are more than a screen shows and keep the page small."""
-    return [float(f"{v:.7g}") for v in np.asarray(values, dtype=np.float64)]
+def _numbers(values: ArrayLike) -> list[float | None]:
+    """Seven digits are more than a screen shows and keep the page small; JSON has no NaN, so that becomes null."""
+    return [float(f"{v:.7g}") if np.isfinite(v) else None for v in np.asarray(values, dtype=np.float64)]
 
 
 def _rgba(colour: str, opacity: float) -> str:

@@ -14,7 +14,8 @@ from segue.report.group import Group, Series, spread
 from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel
 from segue.report.read import Behaviour, Score
 
-ROW_NAME = 26  # characters a line
+ROW_NAME = 28  # characters a line
+BARS_TALL = 170  # pixels
 POINTS = 600  # a curve with more is thinned to about as many: more than a screen can show
 
 
@@ -24,7 +25,7 @@ def dataset_figures(dataset: str, groups: Sequence[Group], suffix: str) -> list[
         _learning_curves(dataset, groups, suffix),
         _returns(dataset, groups, suffix),
         _q_values(dataset, groups, suffix),
-        *(_coefficients(group, suffix, len(groups) > 1) for group in groups),
+        *_coefficients(groups, suffix),
     ]
     return [figure for figure in figures if figure]
 
@@ -102,29 +103,37 @@ def _q_values(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | No
     )
 
 
-def _coefficients(group: Group, suffix: str, several: bool) -> Figure | None:
+def _coefficients(groups: Sequence[Group], suffix: str) -> list[Figure]:
+    """One figure for each group that has a coefficient, all on the same axis."""
+    quantiles = {
+        group.label: [{name: _thin(group.metric(name, _quantile(i))) for name in group.phase_names()} for i in range(5)]
+        for group in groups
+    }
+    ssar = [group for group in groups if any(quantiles[group.label][2].values())]
+    axis = phase_axis(ssar, [quantiles[group.label][2] for group in ssar])
+    names = [f"coefficients{suffix}" + (f"-{slug(group.label)}" if len(ssar) > 1 else "") for group in ssar]
+    return [_coefficient(g, quantiles[g.label], axis, name) for g, name in zip(ssar, names, strict=True)]
+
+
+def _coefficient(group: Group, quantiles: list[dict[str, Series]], axis: PhaseAxis, name: str) -> Figure:
     """SSAR's coefficient β over time: its quantiles on the batch, and the threshold n that drives it."""
-    names = group.phase_names()
-    quantiles = [{name: _thin(group.metric(name, _quantile(i))) for name in names} for i in range(5)]
-    threshold = {name: _thin(group.metric(name, lambda r: r.get("threshold_n"))) for name in names}
-    axis = phase_axis([group], [quantiles[2]])
-    if not axis.stretches:
-        return None
     bands: list[Item] = []
     steps_of_n: list[Item] = []
     highest = 1.0  # β lies between 0 and 1, unless a method says otherwise
-    for number, stretch in enumerate(axis.stretches):
+    for stretch in axis.stretches:
+        if not quantiles[2].get(stretch.name):
+            continue
         levels = [spread(q[stretch.name])[:2] for q in quantiles]  # five quantiles, each averaged over seeds
         x = axis.place(stretch.name, levels[2][0])
         highest = max(highest, float(levels[4][1].max()))
         hover = [f"{stretch.name}, step {count(step)}" for step in levels[2][0]]
-        labels = ["middle 90 % of states", "middle 50 %", "median"] if number == 0 else ["", "", ""]
+        labels = ["middle 90 % of states", "middle 50 %", "median"] if not bands else ["", "", ""]
         bands += [
             Band(x, levels[0][1], levels[4][1], group.colour, "90", labels[0]),
             Band(x, levels[1][1], levels[3][1], group.colour, "50", labels[1], opacity=0.3),
             Line(x, levels[2][1], group.colour, "median", labels[2], hover=hover),
         ]
-        for steps, n in threshold.get(stretch.name, {}).values():
+        for steps, n in _thin(group.metric(stretch.name, lambda r: r.get("threshold_n"))).values():
             place = axis.place(stretch.name, steps)
             hover = [f"{stretch.name}, step {count(step)}" for step in steps]
             steps_of_n.append(Line(place, n, MUTED, "n", width=1.8, stairs=True, hover=hover))
@@ -132,7 +141,7 @@ def _coefficients(group: Group, suffix: str, several: bool) -> Figure | None:
     if steps_of_n:
         panels.append(Panel("Threshold n", steps_of_n, share=0.28))
     return Figure(
-        name=f"coefficients{suffix}" + (f"-{slug(group.label)}" if several else ""),
+        name=name,
         title=f"How strongly {group.label} holds the policy to the data",
         reading="A high coefficient holds the policy to the dataset's actions, near 0 it is free; the bands show how "
         "differently states are treated"
@@ -152,12 +161,13 @@ def _returns(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | Non
     rows: list[str] = []
     dots: list[Item] = []
     for group in groups:
-        for online, stage in ((False, "offline end"), (True, "online end")):
+        for online, stage in ((False, "offline"), (True, "online")):
             scores = last_scores(group, online)
             if not scores:
                 continue
             y = float(len(rows))
-            rows.append(textwrap.fill(f"{group.label}, {stage}", ROW_NAME))
+            stage += " end" if group.finals(online) else " so far"
+            rows.append("\n".join([*textwrap.wrap(group.label, ROW_NAME), stage]))
             episodes = np.array([r for score in scores for r in score.returns])
             hover = [f"seed {score.seed}: %{{x:,.0f}}" for score in scores for _ in score.returns]
             if episodes.size:
@@ -165,8 +175,9 @@ def _returns(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | Non
                 strip = y + 0.5 * ((np.arange(episodes.size) * 0.618034) % 1 - 0.5)
                 dots.append(Dots(episodes, strip, group.colour, hover=hover))
             mean = float(np.mean([score.return_mean for score in scores]))
-            dots.append(Dots([mean], [y], group.colour, "bar", [f"mean over {len(scores)} seeds: %{{x:,.0f}}"]))
-    panels = [Panel("", dots, share=max(0.3, 0.7 - 0.4 / max(len(rows), 1)), rows=rows)] if rows else []
+            dots.append(Dots([mean], [y], group.colour, "bar", ["mean over seeds: %{x:,.0f}"]))
+    tall = max((30 + 16 * row.count("\n") for row in rows), default=0) * len(rows)  # pixels
+    panels = [Panel("", dots, share=tall, rows=rows)] if rows else []
     if behaviour and len(behaviour.edges) > 1 and len(behaviour.counts) == len(behaviour.edges) - 1:
         total = sum(behaviour.counts) or 1
         percent = np.asarray(behaviour.counts) / total * 100
@@ -174,17 +185,17 @@ def _returns(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | Non
             Bars(behaviour.edges, percent, MUTED, "dataset's episodes"),
             Level(behaviour.return_mean, "behaviour policy's mean", upright=True),
         ]
-        panels.insert(0, Panel("Dataset's episodes (%)", bars, share=1 - (panels[0].share if panels else 0)))
+        panels.insert(0, Panel("Dataset's episodes (%)", bars, share=BARS_TALL))
     if not panels:
         return None
     return Figure(
         name=f"returns{suffix}",
         title=f"The policy's returns beside the dataset's on {dataset}",
-        reading="Grey bars are the dataset's episodes; below, each dot is one evaluation episode of a learned policy "
-        "(all seeds) and the upright stroke is their mean: right of the grey is better than anything in the data.",
+        reading="Grey bars are the dataset's episodes; below, each dot is one episode of the last logged evaluation "
+        "(all seeds), the upright stroke the mean score: right of the grey is better than anything in the data.",
         x_label="Return per episode (undiscounted sum of rewards)",
         panels=panels,
-        height=250 + sum(max(40, 8 + 18 * (1 + row.count("\n"))) for row in rows),
+        height=100 + BARS_TALL + tall,
     )
 
 

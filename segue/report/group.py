@@ -48,7 +48,7 @@ class Group:
         for phase in self.phases(name):
             for score in [*phase.evaluations, *phase.handover]:  # the latter is over more episodes
                 value = score.value(normalised)
-                if value is not None:
+                if value is not None and np.isfinite(value):
                     points.setdefault(score.seed, {})[score.step or 0] = value
         return _series(points)
 
@@ -83,7 +83,7 @@ def named_phases(run: Run) -> list[tuple[str, Phase]]:
 
 def group_runs(runs: Sequence[Run], notes: list[str]) -> list[Group]:
     """Group runs by method, dataset, environment and settings; labels name the settings that tell groups apart."""
-    parents = {run.parent.resolve() for run in runs if run.parent}
+    parents = {run.parent.folder.resolve() for run in runs if run.parent}
     buckets: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
         if run.folder.resolve() in parents:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from segue.report.draw_html import draw_html
 from segue.report.figures import behaviour_of, normalised
@@ -98,7 +99,15 @@ def _notes(notes: Sequence[str]) -> str:
     return f'<div class="notes" role="note"><ul>{items}</ul></div>'
 
 
-def _what_was_run(runs: Sequence[Run]) -> str:
+def _what_was_run(given: Sequence[Run]) -> str:
+    """Commands, versions and settings of these runs and of those that they were fine-tuned from."""
+    everyone: dict[Path, Run] = {}
+    for run in given:
+        ancestor: Run | None = run
+        while ancestor:
+            everyone.setdefault(ancestor.folder.resolve(), ancestor)
+            ancestor = ancestor.parent
+    runs = list(everyone.values())
     shared = all(_versions(run) == _versions(runs[0]) for run in runs)
     blocks = [_versions(runs[0])] if shared else []
     for run in runs:

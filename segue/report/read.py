@@ -78,7 +78,7 @@ class Run:
     phases: list[Phase]
     behaviour: Behaviour | None
     selection: dict[str, Any] | None
-    parent: Path | None
+    parent: Run | None
     notes: list[str]
 
 
@@ -124,7 +124,7 @@ def read_run(folder: Path, ancestors: tuple[Path, ...] = ()) -> Run:
         phases=phases,
         behaviour=behaviour,
         selection=selection,
-        parent=parent.folder if parent else None,
+        parent=parent,
         notes=notes,
     )
 
@@ -203,7 +203,9 @@ def _score(record: dict[str, Any]) -> Score:
     )
 
 
-def _behaviour(record: dict[str, Any]) -> Behaviour:
+def _behaviour(record: dict[str, Any]) -> Behaviour | None:
+    if _finite(record["return_mean"]) is None:
+        return None
     histogram = record.get("histogram") or {}
     return Behaviour(
         return_mean=float(record["return_mean"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segue.errors import UserError
@@ -39,6 +40,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         Section(dataset, dataset_figures(dataset, members, f"-{slug(dataset)}" if len(by_dataset) > 1 else ""))
         for dataset, members in by_dataset.items()
     ]
+    _name_apart(sections)
     html = page(loaded, groups, sections, notes)
 
     try:
@@ -51,6 +53,16 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror or error}") from error
     return out / "report.html"
+
+
+def _name_apart(sections: Sequence[Section]) -> None:
+    """Two labels may give one file name (lr=0.1 and lr=0-1): the second such figure gets a number."""
+    taken: dict[str, int] = {}
+    for section in sections:
+        for place, figure in enumerate(section.figures):
+            taken[figure.name] = taken.get(figure.name, 0) + 1
+            if taken[figure.name] > 1:
+                section.figures[place] = replace(figure, name=f"{figure.name}--{taken[figure.name]}")
 
 
 def _write(path: Path, text: str) -> None:

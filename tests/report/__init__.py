@@ -1,0 +1,1 @@
+"""Tests of `segue.report`, a package so that they can share `make_runs`."""
