@@ -10,9 +10,12 @@ SUPPORTED := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info >= (3,
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEER := .venv/d3rlpy
+PEER_READY := $(PEER)/.ready
+PIP_INSTALL := -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench clean python
+.PHONY: help demo test test-all lint bench bench-offline bench-online bench-memory clean python
 
 help:
 	@echo 'make demo      offline training, online fine-tuning and a report, on built-in Hopper data'
@@ -36,6 +39,17 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+bench: bench-offline bench-online bench-memory
+
+bench-offline: $(READY) $(PEER_READY)
+	@$(BIN)/python -m benchmarks.offline --out bench/offline.json
+
+bench-online: $(READY)
+	@$(BIN)/python -m benchmarks.online --out bench/online.json
+
+bench-memory: $(READY)
+	@$(BIN)/python -m benchmarks.memory --out bench/memory.json
+
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
@@ -46,5 +60,12 @@ python:
 $(READY): pyproject.toml constraints.txt | python
 	@echo 'Setting up $(VENV) (once; about a minute)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# A requirement a line and one install each: torch has to be there before d3rlpy asks for it.
+$(PEER_READY): benchmarks/d3rlpy-requirements.txt | python
+	@echo 'Setting up $(PEER) for the comparison with d3rlpy (once)'
+	@$(PYTHON) -m venv $(PEER)
+	@grep -v '^#' $< | while read -r line; do $(PEER)/bin/python $(PIP_INSTALL) "$$line" || exit 1; done
 	@touch $@
