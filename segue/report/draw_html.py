@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from segue.report.axis import count
 from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel
 
-GAP = 0.05  # between panels, as a part of the height
+GAP = 22  # pixels between panels
 DASHES = {"solid": "solid", "dot": "dot", "dashdot": "dashdot"}
 
 
@@ -35,19 +36,20 @@ def draw_html(figure: Figure) -> dict[str, Any]:
     # The x-axis hangs under the lowest panel; all panels share it.
     layout: dict[str, Any] = {
         "xaxis": xaxis | {"anchor": _y(len(figure.panels) - 1)},
-        "height": figure.height + 20,
-        "margin": {"l": 70, "r": 16, "t": 30, "b": 92},
+        "height": figure.height,
+        "margin": {"l": 70, "r": 16, "t": 30, "b": 64},  # the page adds room for the legend
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",
         "shapes": [],
         "annotations": [],
     }
     data: list[dict[str, Any]] = []
+    gap = GAP / figure.height
     top = 1.0
     for number, panel in enumerate(figure.panels):
-        share = panel.share / sum(p.share for p in figure.panels) * (1 - GAP * (len(figure.panels) - 1))
+        share = panel.share / sum(p.share for p in figure.panels) * (1 - gap * (len(figure.panels) - 1))
         layout["yaxis" + _suffix(number)] = _yaxis(panel, [max(0.0, top - share), top])
-        top -= share + GAP
+        top -= share + gap
         for item in panel.items:
             data += _traces(item, number, figure, layout)
     for span in figure.spans:
@@ -91,8 +93,10 @@ def _traces(item: Item, number: int, figure: Figure, layout: dict[str, Any]) -> 
                 "name": escape(item.label),
                 "showlegend": bool(item.label),
                 "legendgroup": escape(item.group),
-                "customdata": [escape(text) for text in item.hover],
-                "hovertemplate": "%{customdata}: %{y:,.4~g}<extra></extra>",
+                "customdata": [count(step) for step in np.asarray(item.steps, dtype=np.float64)],
+                # With its brace escaped, a name that holds "%{" is not taken for a part of the template.
+                "hovertemplate": escape(item.what).replace("{", "&#123;")
+                + " step %{customdata}: %{y:,.4~g}<extra></extra>",
             }
             return [trace]
         case Band():
@@ -208,8 +212,8 @@ def _y(number: int) -> str:
 
 
 def _numbers(values: ArrayLike) -> list[float | None]:
-    """Seven digits are more than a screen shows and keep the page small; JSON has no NaN, so that becomes null."""
-    return [float(f"{v:.7g}") if np.isfinite(v) else None for v in np.asarray(values, dtype=np.float64)]
+    """Six digits are more than a screen shows and keep the page small; JSON has no NaN, so that becomes null."""
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in np.asarray(values, dtype=np.float64)]
 
 
 def _rgba(colour: str, opacity: float) -> str:

@@ -12,6 +12,7 @@ from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line
 
 PIXELS_PER_INCH = 100
 WIDTH = 960
+LEGEND = 130  # characters that fit beside each other
 INK = "#24292f"
 GRID = "#e4e7eb"
 ONLINE = "#f1f4f8"  # ground of online phases
@@ -20,8 +21,11 @@ LINE_STYLES = {"solid": "-", "dot": (0, (1.5, 1.5)), "dashdot": "-."}
 
 def draw_png(figure: Figure, path: Path) -> None:
     """Write the figure to `path`, 960 pixels wide at twice that resolution, on white."""
+    names = [item.label for panel in figure.panels for item in panel.items if not isinstance(item, Dots) and item.label]
+    columns = max(1, min(3, LEGEND // (6 + max(map(len, names), default=0))))
+    rows = -(-len(names) // columns)
     canvas = matplotlib.figure.Figure(
-        figsize=(WIDTH / PIXELS_PER_INCH, (figure.height + 30) / PIXELS_PER_INCH), layout="constrained"
+        figsize=(WIDTH / PIXELS_PER_INCH, (figure.height + 20 * rows) / PIXELS_PER_INCH), layout="constrained"
     )
     canvas.suptitle(_plain(figure.title), x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
     grid = canvas.subplots(
@@ -36,9 +40,8 @@ def draw_png(figure: Figure, path: Path) -> None:
         bottom.set_xlim(*figure.x_range)
     if figure.x_ticks:
         bottom.set_xticks([x for x, _ in figure.x_ticks], [text for _, text in figure.x_ticks])
-    handles, labels = zip(*_legend(axes), strict=True) if _legend(axes) else ((), ())
-    if handles:
-        canvas.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    if names:
+        canvas.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
     canvas.savefig(path, dpi=2 * PIXELS_PER_INCH, facecolor="white", metadata={"Software": None})
 
 
@@ -115,10 +118,6 @@ def _item(item: Item, ax: Axes) -> None:
             draw = ax.axvline if item.upright else ax.axhline
             colour = INK if item.upright else MUTED
             draw(item.at, color=colour, linestyle="--", linewidth=1.6, label=_plain(item.label))
-
-
-def _legend(axes: list[Axes]) -> list[tuple[object, str]]:
-    return [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True) if pair[1]]
 
 
 def _plain(text: str) -> str:

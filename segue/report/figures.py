@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from segue.report.axis import PhaseAxis, count, phase_axis
+from segue.report.axis import PhaseAxis, phase_axis
 from segue.report.group import Group, Series, spread
 from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel
 from segue.report.read import Behaviour, Score
 
 ROW_NAME = 28  # characters a line
 BARS_TALL = 170  # pixels
-POINTS = 600  # a curve with more is thinned to about as many: more than a screen can show
+POINTS = 400  # a curve with more is thinned to about as many: more than a screen can show
 
 
 def dataset_figures(dataset: str, groups: Sequence[Group], suffix: str) -> list[Figure]:
@@ -126,17 +126,19 @@ def _coefficient(group: Group, quantiles: list[dict[str, Series]], axis: PhaseAx
         levels = [spread(q[stretch.name])[:2] for q in quantiles]  # five quantiles, each averaged over seeds
         x = axis.place(stretch.name, levels[2][0])
         highest = max(highest, float(levels[4][1].max()))
-        hover = [f"{stretch.name}, step {count(step)}" for step in levels[2][0]]
         labels = ["middle 90 % of states", "middle 50 %", "median"] if not bands else ["", "", ""]
         bands += [
             Band(x, levels[0][1], levels[4][1], group.colour, "90", labels[0]),
             Band(x, levels[1][1], levels[3][1], group.colour, "50", labels[1], opacity=0.3),
-            Line(x, levels[2][1], group.colour, "median", labels[2], hover=hover),
+            Line(
+                x, levels[2][1], group.colour, "median", labels[2], what=f"median, {stretch.name}", steps=levels[2][0]
+            ),
         ]
         for steps, n in _thin(group.metric(stretch.name, lambda r: r.get("threshold_n"))).values():
             place = axis.place(stretch.name, steps)
-            hover = [f"{stretch.name}, step {count(step)}" for step in steps]
-            steps_of_n.append(Line(place, n, MUTED, "n", width=1.8, stairs=True, hover=hover))
+            steps_of_n.append(
+                Line(place, n, MUTED, "n", width=1.8, stairs=True, what=f"n, {stretch.name}", steps=steps)
+            )
     panels = [Panel("Coefficient β", bands, share=0.72, y_range=(0, highest * 1.03))]
     if steps_of_n:
         panels.append(Panel("Threshold n", steps_of_n, share=0.28))
@@ -236,12 +238,14 @@ def _curves(group: Group, data: dict[str, Series], axis: PhaseAxis) -> list[Item
         if len(series) > 1:
             items.append(Band(x, low, high, group.colour, group.label))
             for seed, (seed_steps, values) in series.items():
-                hover = [f"{group.label}, seed {seed}, {stretch.name} step {count(s)}" for s in seed_steps]
+                what = f"{group.label}, seed {seed}, {stretch.name}"
                 place = axis.place(stretch.name, seed_steps)
-                items.append(Line(place, values, group.colour, group.label, width=0.8, opacity=0.45, hover=hover))
-        hover = [f"{group.label}, mean, {stretch.name} step {count(s)}" for s in steps]
+                items.append(
+                    Line(place, values, group.colour, group.label, width=0.8, opacity=0.45, what=what, steps=seed_steps)
+                )
+        what = f"{group.label}, mean over seeds, {stretch.name}"
         label = "" if labelled else group.label
-        items.append(Line(x, mean, group.colour, group.label, label, dash=group.dash, hover=hover))
+        items.append(Line(x, mean, group.colour, group.label, label, dash=group.dash, what=what, steps=steps))
         labelled = True
     return items
 

@@ -11,7 +11,10 @@ MUTED = "#808890"  # the dataset and the behaviour policy: a grey that shows on 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve. Items of one `group` share a legend entry, that of the one with a label, and hide together."""
+    """A curve. Items of one `group` share a legend entry, that of the one with a label, and hide together.
+
+    In the page, pointing at a point shows `what` it is, its step of `steps` and its value.
+    """
 
     x: ArrayLike
     y: ArrayLike
@@ -22,7 +25,8 @@ class Line:
     dash: str = "solid"
     opacity: float = 1.0
     stairs: bool = False  # the value holds until the next point
-    hover: list[str] = field(default_factory=list)
+    what: str = ""
+    steps: ArrayLike = ()
 
 
 @dataclass(frozen=True)

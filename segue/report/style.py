@@ -22,7 +22,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { text-align: left; font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: nowrap; }
 th, td { padding: 0.5rem 0.8rem 0.5rem 0; border-bottom: 1px solid var(--rule); }
 td { vertical-align: top; }
-td small { display: block; font-size: 0.8rem; white-space: nowrap; }
+td small { display: block; font-size: 0.8rem; }
+td:not(:first-child) small { white-space: nowrap; }
 td strong { font-size: 1.05rem; }
 .even { white-space: nowrap; }
 .swatch { display: inline-block; width: 0.75rem; height: 0.75rem; border-radius: 3px; margin-right: 0.45rem; }
@@ -41,6 +42,16 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--rule);
 SCRIPT = """
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
+// Plotly gives a legend below the figure no room of its own: lay its entries out as plotly will, and count the rows.
+function legendRows(data, width) {
+  let rows = 0, used = width;
+  for (const trace of data.filter(trace => trace.name && trace.showlegend !== false)) {
+    const entry = 44 + 7.1 * trace.name.length;
+    if (used + entry > width) { rows += 1; used = 0; }
+    used += entry;
+  }
+  return rows;
+}
 function draw() {
   const css = getComputedStyle(document.documentElement);
   const colour = name => css.getPropertyValue("--" + name).trim();
@@ -49,6 +60,9 @@ function draw() {
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
     layout.font = { color: colour("ink"), size: 13, family: getComputedStyle(document.body).fontFamily };
     layout.hoverlabel = { bgcolor: colour("panel"), bordercolor: colour("rule"), font: { color: colour("ink") } };
+    const rows = legendRows(figure.data, document.getElementById(id).clientWidth - 90);
+    layout.margin.b += 26 * rows;
+    layout.height += 26 * rows;
     layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("ink") };
     for (const key of Object.keys(layout).filter(key => /^[xy]axis/.test(key))) {
       Object.assign(layout[key], { gridcolor: colour("rule"), linecolor: colour("soft"), showline: true,
