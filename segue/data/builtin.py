@@ -42,12 +42,13 @@ def load(
     if columns is None:
         columns = _generate(made_by, rows, low, high, limit, progress)
         cache.write(path, columns)
+    same_environment = environment_id in (None, made_by.environment_id)
     return Dataset(
         **columns,
         action_low=low,
         action_high=high,
         environment_id=environment_id or made_by.environment_id,
-        environment_kwargs={} if environment_id else dict(made_by.environment_kwargs),
+        environment_kwargs=dict(made_by.environment_kwargs) if same_environment else {},
         reference_scores=made_by.reference_scores,
         max_episode_steps=limit,
         source=f"segue/{name}?transitions={rows}",

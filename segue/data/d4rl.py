@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from segue.data.dataset import Dataset
 from segue.data.environments import episode_limit, known_bounds
 from segue.data.errors import DataError
 from segue.data.files import check_readable
-from segue.data.successors import drop_rows, first_rows
+from segue.data.successors import Columns, drop_rows, first_rows
 from segue.data.validate import check_columns
 
 # Returns (random, expert) that D4RL's normalised scores are defined by, and the time limit of the recorded episodes.
@@ -21,7 +22,7 @@ LOCOMOTION = {
     "walker2d": ("Walker2d-v5", (1.629008, 4592.3)),
 }
 LOCOMOTION_LIMIT = 1000
-ANTMAZE_LIMIT = {"umaze": 700, "medium": 1000, "large": 1000}
+ANTMAZE_LIMITS = {"umaze": 700, "larger": 1000}
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 
 
@@ -59,7 +60,7 @@ def load(path: Path, transitions: int | None, environment_id: str | None, source
     )
 
 
-def q_learning_view(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def q_learning_view(columns: Columns) -> Columns:
     """The transitions [M, ...] that the papers train on, from raw rows [N, ...].
 
     The successor of a row is the next row's observation, even where the file has a column of successors; rows with the
@@ -72,7 +73,7 @@ def q_learning_view(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return drop_rows({**columns, "next_observations": following}, dropped)
 
 
-def recognise(name: str) -> dict:
+def recognise(name: str) -> dict[str, Any]:
     """Environment id, reference scores and time limit that a D4RL file or dataset name implies (None if unknown)."""
     words = re.split(r"[^a-z0-9]+", name.lower())
     if words[0] in LOCOMOTION:
@@ -83,12 +84,11 @@ def recognise(name: str) -> dict:
             "max_episode_steps": LOCOMOTION_LIMIT,
         }
     if words[0] in ("antmaze", "ant") and "maze" in name.lower():
-        # No environment: gymnasium-robotics' AntMaze flattens to 29 numbers too, but they are others (goal, no x and y).
-        size = next((size for size in ANTMAZE_LIMIT if size in words or f"{size}maze" in words), None)
+        # No environment: gymnasium-robotics' AntMaze flattens to 29 numbers too, but others (a goal, no x and y).
         return {
             "environment_id": None,
             "reference_scores": (0.0, 1.0),
-            "max_episode_steps": ANTMAZE_LIMIT.get(size) if size else None,
+            "max_episode_steps": ANTMAZE_LIMITS["umaze" if re.search(r"u-?maze", name.lower()) else "larger"],
         }
     return {"environment_id": None, "reference_scores": None, "max_episode_steps": None}
 
@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             for name in REQUIRED:
                 if not isinstance(file.get(name), h5py.Dataset):
                     present = ", ".join(sorted(file)) or "nothing"
-                    raise DataError(f"{path}: column '{name}' is missing; it has: {present}; D4RL files hold {REQUIRED}")
+                    raise DataError(f"{path}: column '{name}' is missing; add it (it has: {present})")
             names = [name for name in (*REQUIRED, "timeouts") if name in file]
             return {name: file[name][()] for name in names}
     except OSError as error:

@@ -59,7 +59,7 @@ class Dataset:
         truncated row is then unknown, so that row is dropped and the one before it becomes the episode's last.
         Raises `DataError`, naming `source`, column and row.
         """
-        where = source or "data"
+        where = source.partition("?")[0] or "data"
         columns = check_columns(
             {
                 "observations": observations,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segue.data.errors import DataError
@@ -55,9 +55,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
-        raise DataError(f"{path}: cannot be written ({reason}); choose a place with write permission and space") from None
+        raise DataError(f"{path}: cannot be written ({reason}); choose a place with permission and space") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing was written, or it has become `path`
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -87,7 +87,7 @@ def _run(
     episodes: list[_Episode] = []
     step = reported = 0
     while running:
-        # Every row of an episode that begins after this one would lie beyond the last one wanted.
+        # An episode that begins once the wanted number of rows is logged would lie beyond them.
         enough = (step + 1) * count >= transitions
         actions = behaviour(observations, rng)
         log["observations"][:, step] = observations

@@ -18,13 +18,15 @@ from segue.errors import UserError
 def load(name: str, transitions: int | None, environment_id: str | None, source: str) -> Dataset:
     """Read the Minari dataset `name`, which must have been downloaded or made on this machine.
 
-    Goal tasks' Dict observations are flattened as `observation`, then `desired_goal`. Raises `DataError`, or `UserError`
-    if minari is not installed.
+    Goal tasks' Dict observations are flattened as `observation`, then `desired_goal`. Raises `DataError`, or
+    `UserError` if minari is not installed.
     """
     try:
         import minari
     except ImportError:
-        raise UserError(f'minari:{name} needs the minari library; install it with: pip install "segue[minari]"') from None
+        raise UserError(
+            f'minari:{name} needs the minari library; install it with: pip install "segue[minari]"'
+        ) from None
     store = _open(minari, name)
     parts: list[dict[str, np.ndarray]] = []
     rows = 0
@@ -57,8 +59,8 @@ def _open(minari: Any, name: str) -> Any:
     if name in local:
         return minari.load_dataset(name)
     nearest = difflib.get_close_matches(name, local, n=3)
-    hint = f" Nearest local ones: {', '.join(nearest)}." if nearest else ""
-    raise DataError(f"minari:{name}: not in the local Minari store; fetch it with: minari download {name}{hint and '.'}{hint}")
+    hint = f" (nearest there: {', '.join(nearest)})" if nearest else ""
+    raise DataError(f"minari:{name}: not in the local Minari store{hint}; fetch it with: minari download {name}")
 
 
 def _columns(episode: Any, where: str) -> dict[str, np.ndarray]:
@@ -83,8 +85,8 @@ def _flat(observations: Any, where: str) -> np.ndarray:
     if isinstance(observations, dict):
         if not {"observation", "desired_goal"} <= set(observations):
             raise DataError(
-                f"{where}: its observations are a Dict of {sorted(observations)}; only goal tasks with 'observation' and "
-                "'desired_goal' are flattened: flatten the others before making the dataset"
+                f"{where}: its observations are a Dict of {sorted(observations)}; only goal tasks with 'observation' "
+                "and 'desired_goal' are flattened: flatten the others before making the dataset"
             )
         return np.concatenate([_flat(observations[key], where) for key in ("observation", "desired_goal")], axis=1)
     array = np.asarray(observations, np.float32)

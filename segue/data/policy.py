@@ -1,4 +1,4 @@
-"""Policy snapshots: small squashed-Gaussian networks that built-in data is rolled out with, and where they came from."""
+"""Policy snapshots: small squashed-Gaussian networks that built-in data is rolled out with, and their provenance."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def trust_by_success(
     failure_reward: float,
     tolerance: float = JUMP,
 ) -> np.ndarray:
-    """Mask [N] of the rows whose trajectory's last reward differs from `failure_reward`, the reward of a failing step."""
+    """Mask [N] of the rows whose trajectory's last reward is not `failure_reward`, the reward of a failing step."""
     ends = trajectory_ends(observations, next_observations, terminated, max_steps, tolerance)
     return np.repeat(rewards[ends] != rewards.dtype.type(failure_reward), _lengths(ends))
 

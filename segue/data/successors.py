@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-Columns = dict[str, np.ndarray]
+Columns = dict[str, Any]  # of arrays with N rows; Any lets them be unpacked into keyword arguments
 
 
 def derive_successors(columns: Columns) -> Columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from segue.data.dataset import Dataset
 from segue.data.environments import episode_limit, known_bounds
 from segue.data.errors import DataError
 from segue.data.files import check_readable, pickle_refused
-from segue.data.successors import first_rows
+from segue.data.successors import Columns, first_rows
 from segue.data.validate import FLAGS, check_columns
 from segue.errors import UserError
 
@@ -28,7 +29,7 @@ MISSING_FLAG = {
     "truncated": "true on the last row of an episode that was cut off (time limit, or the log stops)",
 }
 
-Table = tuple[dict[str, np.ndarray], dict[str, Any]]  # columns, metadata
+Table = tuple[Columns, dict[str, Any]]  # columns, metadata
 
 
 def load(path: Path, transitions: int | None, environment_id: str | None, source: str) -> Dataset:
@@ -44,7 +45,9 @@ def load(path: Path, transitions: int | None, environment_id: str | None, source
     for name in ("observations", "actions", "rewards", *FLAGS):
         if name not in columns:
             hint = f": {MISSING_FLAG[name]}" if name in FLAGS else ""
-            raise DataError(f"{path}: column '{name}' is missing; add it{hint} (it has: {', '.join(columns) or 'none'})")
+            raise DataError(
+                f"{path}: column '{name}' is missing; add it{hint} (it has: {', '.join(columns) or 'none'})"
+            )
     checked = first_rows(check_columns(columns, str(path)), transitions)
     low, high = known_bounds(environment_id)
     scores = metadata.get("reference_scores")
@@ -63,18 +66,17 @@ def load(path: Path, transitions: int | None, environment_id: str | None, source
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a .npz file. Raises `DataError` if it is damaged or holds pickled objects."""
     check_readable(path)
-    arrays = {}
+    if not zipfile.is_zipfile(path):
+        raise DataError(
+            f"{path}: this is no complete .npz file; save named columns with numpy.savez, or fetch it again"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: this is a single array; save named columns with numpy.savez")
-            for name in file.files:
-                arrays[name] = file[name]
+            return {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        if "Object arrays" in str(error) or "pickle" in str(error):
+        if "Object arrays" in str(error):
             raise pickle_refused(path) from None
-        raise DataError(f"{path}: this is no complete .npz file ({error}); write or fetch it again") from None
-    return arrays
+        raise DataError(f"{path}: this is a damaged .npz file ({error}); write or fetch it again") from None
 
 
 def _npz(path: Path) -> Table:
@@ -134,9 +136,13 @@ def _list_column(column: Any, name: str, path: Path) -> np.ndarray:
 def _csv(path: Path) -> Table:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = [name.strip() for name in next(csv.reader(file))]
-            flags = {i: _flag for i, name in enumerate(header) if name in FLAGS}
-            values = np.loadtxt(file, np.float64, delimiter=",", ndmin=2, converters=flags or None)
+            header = [name.strip() for name in next(csv.reader(file), [])]
+            flags: dict[int, Callable[[str], Any]] = {i: _flag for i, name in enumerate(header) if name in FLAGS}
+            if not any(header):
+                raise DataError(f"{path}: the first line names no columns; write observation_0,action_0,... there")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # an empty table is reported by the checks
+                values = np.loadtxt(file, np.float64, delimiter=",", ndmin=2, converters=flags)  # type: ignore[call-overload]
     except UnicodeDecodeError:
         raise DataError(f"{path}: this is not text in UTF-8; save it as a .csv file again") from None
     except ValueError as error:
@@ -165,19 +171,24 @@ def _csv_problem(error: ValueError) -> str:
     found = re.search(r"changed from (\d+) to (\d+) at row (\d+)", text)
     if found:
         return f"row {int(found[3]) - 1} has {found[2]} values but the rows before have {found[1]}; make them equal"
+    found = re.search(r"number of fields (\d+)", text)
+    if found:
+        return f"row 0 has {found[1]} values but the header names more columns; make them equal"
     return f"cannot be read as numbers ({' '.join(text.split())}); write numbers, separated by commas"
 
 
-def _gathered(scalars: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+def _gathered(scalars: dict[str, np.ndarray], path: Path) -> Columns:
     """Scalar columns `observation_0`, `observation_1`, ... put together as [N, S], and the others renamed."""
-    columns = {}
+    columns: Columns = {}
     for name, single in VECTORS.items():
         numbers = sorted(int(key[len(single) + 1 :]) for key in scalars if re.fullmatch(rf"{single}_\d+", key))
         if not numbers:
             continue
         for expected, number in enumerate(numbers):
             if expected != number:
-                raise DataError(f"{path}: column '{single}_{expected}' is missing but '{single}_{number}' is there; add it")
+                raise DataError(
+                    f"{path}: column '{single}_{expected}' is missing but '{single}_{number}' is there; add it"
+                )
         columns[name] = np.stack([scalars[f"{single}_{i}"] for i in numbers], axis=1)
     for name, single in SCALARS.items():
         for key in (single, name):
@@ -190,7 +201,7 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(text)
     except json.JSONDecodeError:
-        raise DataError(f"{path}: its '{METADATA}' entry is not JSON; write it again with `segue data convert`") from None
+        raise DataError(f"{path}: its '{METADATA}' entry is not JSON; convert the data again") from None
     return metadata
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from segue.data.errors import DataError
+from segue.data.successors import Columns
 
 if TYPE_CHECKING:
     from segue.data.dataset import Dataset
@@ -18,12 +19,12 @@ FLAGS = ("terminated", "truncated")
 BOUND_SLACK = 1e-5  # rounding of logged actions to float32 or to a few printed digits
 
 
-def check_columns(columns: Mapping[str, ArrayLike], where: str) -> dict[str, np.ndarray]:
+def check_columns(columns: Mapping[str, ArrayLike], where: str) -> Columns:
     """The columns as float32 and bool arrays, after checking presence, rank, length, values and episode ends.
 
     `where` opens every message. Raises `DataError`.
     """
-    arrays = {name: _checked_column(name, value, where) for name, value in columns.items()}
+    arrays: Columns = {name: _checked_column(name, value, where) for name, value in columns.items()}
     for name in RANKS:
         if name not in arrays and name != "next_observations":
             raise DataError(f"{where}: column '{name}' is missing; add it (it has: {', '.join(columns)})")
@@ -62,7 +63,10 @@ def check_bounds(
     for name, value, default in (("action_low", low, -1.0), ("action_high", high, 1.0)):
         bound = np.asarray(default if value is None else value, np.float32)
         if bound.shape not in ((), (1,), (action_dim,)) or not np.isfinite(bound).all():
-            raise DataError(f"{where}: '{name}' must be {action_dim} finite numbers, one for each action; got {bound}")
+            raise DataError(
+                f"{where}: column 'actions' has {action_dim} values a row, so '{name}' must be {action_dim} finite "
+                f"numbers, not {bound.tolist()}; give bounds, or an environment, that fit the data"
+            )
         bounds.append(np.broadcast_to(bound, (action_dim,)).copy())
     lower, upper = bounds
     if not (lower < upper).all():
@@ -82,7 +86,7 @@ def check_bounds(
 def check_environment(dataset: Dataset, env: Any) -> None:
     """Raise `DataError` unless the spaces of the Gymnasium environment `env` fit the dataset's columns."""
     name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    where = dataset.source or "data"
+    where = dataset.source.partition("?")[0] or "data"
     observation_dim = observation_size(env.observation_space, name)
     if observation_dim != dataset.observation_dim:
         raise DataError(

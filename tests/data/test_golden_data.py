@@ -6,6 +6,7 @@ The folder comes from SEGUE_GOLDEN (default tests/golden); every `data_*.npz` in
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,31 +16,30 @@ from segue.data import load_dataset, prepare
 
 GOLDEN = Path(os.environ.get("SEGUE_GOLDEN", "tests/golden"))
 CASES = sorted(GOLDEN.glob("data_*.npz"))
-CAPS = (1000, 9)
+BUFFER = GOLDEN / "buffer_start.npz"
+
+Record = dict[str, Any]
 
 
-def close32(actual, expected):
-    assert np.asarray(actual).dtype == expected.dtype == np.float32
+def close32(actual: np.ndarray, expected: np.ndarray) -> None:
+    assert actual.dtype == expected.dtype == np.float32
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def close64(actual, expected):
+def close64(actual: Any, expected: np.ndarray) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.fixture(params=CASES, ids=lambda path: path.stem)
-def record(request):
-    """One record as a dict of arrays, with its hyper-parameters parsed and its case's name printed."""
-    arrays = dict(np.load(request.param))
-    arrays["hparams"] = json.loads(str(arrays["hparams"]))
-    arrays["sparse"] = "antmaze" in request.param.stem
-    yield arrays
-    print(f"golden case passed: {request.param.stem}")
+def loaded(path: Path) -> Record:
+    """A record's arrays, with the hyper-parameters parsed."""
+    record: Record = dict(np.load(path))
+    record["hparams"] = json.loads(str(record["hparams"]))
+    record["sparse"] = "antmaze" in path.stem
+    return record
 
 
-@pytest.fixture
-def columns(record):
-    """Positional columns of the prepared transitions, as the selection functions take them."""
+def columns_of(record: Record) -> Record:
+    """Columns of the prepared transitions, as the selection functions take them."""
     return {
         "observations": record["normalised/observations"],
         "next_observations": record["normalised/next_observations"],
@@ -48,12 +48,8 @@ def columns(record):
     }
 
 
-def test_there_are_cases():
-    assert CASES, f"no data_*.npz in {GOLDEN}"
-
-
-def test_transitions(record, tmp_path):
-    path = tmp_path / "raw.hdf5"
+def check_transitions(record: Record, folder: Path) -> None:
+    path = folder / "raw.hdf5"
     with h5py.File(path, "w") as file:
         for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
             file[name] = record[f"raw/{name}"]
@@ -63,9 +59,8 @@ def test_transitions(record, tmp_path):
     np.testing.assert_array_equal(dataset.terminated, record["transitions/terminals"].astype(bool))
 
 
-def test_normalisation(record):
-    observations = record["transitions/observations"]
-    mean, std = prepare.observation_statistics(observations)
+def check_normalisation(record: Record) -> None:
+    mean, std = prepare.observation_statistics(record["transitions/observations"])
     close32(mean, record["normalisation/mean"])
     close32(std, record["normalisation/std"])
     np.testing.assert_allclose(mean, record["normalisation/mean_float64"], rtol=1e-6)
@@ -74,16 +69,17 @@ def test_normalisation(record):
         close32(prepare.normalise(record[f"transitions/{name}"], mean, std), record[f"normalised/{name}"])
 
 
-def test_clipped_actions(record):
+def check_clipped_actions(record: Record) -> None:
     close32(prepare.clip_actions(record["transitions/actions"]), record["clipped_actions"])
 
 
-@pytest.mark.parametrize("cap", CAPS)
-def test_rewards(record, columns, cap):
-    rewards, online = columns["rewards"], record["online_rewards/raw"]
-    hparams = record["hparams"]
-    scales = {"td3bc": (1.0, -1.0 if record["sparse"] else 0.0)}
-    scales["cql"] = (hparams["cql_reward_scale"], hparams["cql_reward_bias"])
+def check_rewards(record: Record, cap: int) -> None:
+    columns, hparams, online = columns_of(record), record["hparams"], record["online_rewards/raw"]
+    rewards = columns["rewards"]
+    scales = {
+        "td3bc": (1.0, -1.0 if record["sparse"] else 0.0),
+        "cql": (hparams["cql_reward_scale"], hparams["cql_reward_bias"]),
+    }
     factor = 1.0
     if not record["sparse"]:
         close64(prepare.return_range(rewards, columns["terminated"], cap), record[f"return_range/max_steps_{cap}"])
@@ -94,44 +90,39 @@ def test_rewards(record, columns, cap):
         close64(prepare.scale_rewards(online, factor * scale, bias), record[f"online_rewards/{name}_max_steps_{cap}"])
 
 
-@pytest.mark.parametrize("cap", (1000, 4))
-def test_selection(record, columns, cap):
-    if record["sparse"]:
-        for name, (scale, bias) in record["hparams"]["selection_reward_scale_bias"].items():
-            rewards = prepare.scale_rewards(columns["rewards"], scale, bias)
-            mask = prepare.trust_by_success(**{**columns, "rewards": rewards}, max_steps=cap, failure_reward=bias)
-            np.testing.assert_array_equal(mask, record[f"selection/{name}_mask_max_steps_{cap}"].astype(bool))
-        return
-    for threshold, expected in zip(
-        record["selection/thresholds"], record[f"selection/mask_max_steps_{cap}"], strict=True
-    ):
-        mask = prepare.trust_by_return(**columns, threshold=threshold, max_steps=cap)
-        np.testing.assert_array_equal(mask, expected.astype(bool))
+def check_success(record: Record, cap: int) -> None:
+    columns = columns_of(record)
+    for name, (scale, bias) in record["hparams"]["selection_reward_scale_bias"].items():
+        rewards = prepare.scale_rewards(columns["rewards"], scale, bias)
+        mask = prepare.trust_by_success(**{**columns, "rewards": rewards}, max_steps=cap, failure_reward=bias)
+        np.testing.assert_array_equal(mask, record[f"selection/{name}_mask_max_steps_{cap}"].astype(bool))
 
 
-def test_trajectory_returns(record, columns):
-    if record["sparse"]:
-        pytest.skip("not recorded for sparse rewards")
-    ends = prepare.trajectory_ends(columns["observations"], columns["next_observations"], columns["terminated"], 1000)
+def check_returns(record: Record, cap: int) -> None:
+    columns = columns_of(record)
+    expected = record[f"selection/mask_max_steps_{cap}"].astype(bool)
+    for threshold, mask in zip(record["selection/thresholds"], expected, strict=True):
+        np.testing.assert_array_equal(prepare.trust_by_return(**columns, threshold=threshold, max_steps=cap), mask)
+
+
+def check_trajectory_returns(record: Record) -> None:
+    columns = columns_of(record)
+    rewards = columns.pop("rewards")
+    ends = prepare.trajectory_ends(**columns, max_steps=1000)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    returns = np.add.reduceat(columns["rewards"].astype(np.float64), starts)
-    close64(returns, record["selection/trajectory_returns"])
+    close64(np.add.reduceat(rewards.astype(np.float64), starts), record["selection/trajectory_returns"])
 
 
-def test_top_fraction(record, columns):
-    cases = [name for name in record if name.startswith("top_fraction_") and name.endswith("/arguments")]
-    if not cases:
-        assert record["sparse"]
-    for name in cases:
-        fraction, discount, cap = record[name]
-        rows = prepare.top_fraction(columns["rewards"], columns["terminated"], fraction, discount, int(cap))
-        for column in ("observations", "actions", "next_observations", "rewards", "terminals"):
-            expected = record[name.replace("arguments", column)]
-            np.testing.assert_array_equal(record[f"transitions/{column}"][rows], expected)
+def check_top_fraction(record: Record, number: int) -> None:
+    columns = columns_of(record)
+    fraction, discount, cap = record[f"top_fraction_{number}/arguments"]
+    rows = prepare.top_fraction(columns["rewards"], columns["terminated"], fraction, discount, int(cap))
+    for column in ("observations", "actions", "next_observations", "rewards", "terminals"):
+        expected = record[f"top_fraction_{number}/{column}"]
+        np.testing.assert_array_equal(record[f"transitions/{column}"][rows], expected)
 
 
-@pytest.mark.parametrize("discount", (0.99, 0.9))
-def test_return_to_go(record, discount):
+def check_return_to_go(record: Record, discount: float) -> None:
     arguments = {
         "observations": record["transitions/observations"],
         "next_observations": record["transitions/next_observations"],
@@ -146,10 +137,37 @@ def test_return_to_go(record, discount):
     close64(sparse, record[f"return_to_go/sparse_discount_{discount}"])
 
 
-@pytest.mark.skipif(not (GOLDEN / "buffer_start.npz").exists(), reason="no buffer record in this folder")
+def test_there_are_cases() -> None:
+    assert CASES, f"no data_*.npz in {GOLDEN}"
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_golden_data(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = loaded(path)
+    check_transitions(record, tmp_path)
+    check_normalisation(record)
+    check_clipped_actions(record)
+    for cap in (1000, 9):
+        check_rewards(record, cap)
+    for cap in (1000, 4):
+        if record["sparse"]:
+            check_success(record, cap)
+        else:
+            check_returns(record, cap)
+    if not record["sparse"]:
+        check_trajectory_returns(record)
+        for number in range(3):
+            check_top_fraction(record, number)
+    for discount in (0.99, 0.9):
+        check_return_to_go(record, discount)
+    with capsys.disabled():
+        print(f"\ngolden case passed: {path.stem}")
+
+
+@pytest.mark.skipif(not BUFFER.exists(), reason="no buffer_start record in this folder")
 @pytest.mark.parametrize("name, count", (("part", 50), ("part_top_1", 1), ("part_top_3", 3)))
-def test_top_trajectories(name, count):
-    record = np.load(GOLDEN / "buffer_start.npz")
+def test_golden_top_trajectories(name: str, count: int) -> None:
+    record = np.load(BUFFER)
     rows = prepare.top_trajectories(
         record["offline/observations"],
         record["offline/next_observations"],
