@@ -21,8 +21,7 @@ def make_environment(environment_id: str, **kwargs: Any) -> Any:
     """
     import gymnasium
 
-    if environment_id not in gymnasium.registry:
-        _register_robotics()
+    robotics = environment_id in gymnasium.registry or _register_robotics()
     try:
         return gymnasium.make(environment_id, disable_env_checker=True, **kwargs)
     except gymnasium.error.Error as error:
@@ -30,7 +29,8 @@ def make_environment(environment_id: str, **kwargs: Any) -> Any:
             raise DataError(f"environment '{environment_id}' cannot be made: {_one_line(error)}") from None
         nearest = difflib.get_close_matches(environment_id, gymnasium.registry, n=3)
         hint = f"; did you mean {' or '.join(nearest)}?" if nearest else "; `gymnasium.pprint_registry()` lists them"
-        raise DataError(f"unknown environment '{environment_id}'{hint}") from None
+        extra = "" if robotics else ' (gymnasium-robotics is not installed: pip install "segue[robotics]")'
+        raise DataError(f"unknown environment '{environment_id}'{hint}{extra}") from None
     except ImportError as error:
         raise DataError(f"environment '{environment_id}' needs a library that is missing: {_one_line(error)}") from None
 

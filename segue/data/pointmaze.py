@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ def waypoint_behaviour() -> Behaviour:
     """A controller that steers through the centres of the cells on the shortest path to the goal, with noise."""
     environment = make_environment(ENVIRONMENT_ID, **ENVIRONMENT_KWARGS)
     maze = environment.unwrapped.maze
-    next_cell = _next_cells(np.asarray(maze.maze_map, dtype=object) != 1)
+    next_cell = next_cells(np.asarray(maze.maze_map, dtype=object) != 1)
     rows, columns = next_cell.shape[:2]
     centres = np.array([[maze.cell_rowcol_to_xy(np.array([r, c])) for c in range(columns)] for r in range(rows)])
     environment.close()
@@ -52,7 +51,7 @@ def waypoint_behaviour() -> Behaviour:
     return behave
 
 
-def _next_cells(free: np.ndarray) -> Any:
+def next_cells(free: np.ndarray) -> np.ndarray:
     """[R, C, R, C, 2] int: the neighbour to enter next on a shortest path from the first cell to the second.
 
     `free` is a mask [R, C]. A cell from which the goal cannot be reached points at itself.

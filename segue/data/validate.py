@@ -70,7 +70,9 @@ def check_bounds(
         bounds.append(np.broadcast_to(bound, (action_dim,)).copy())
     lower, upper = bounds
     if not (lower < upper).all():
-        raise DataError(f"{where}: 'action_low' {lower} must be below 'action_high' {upper} in every dimension")
+        raise DataError(
+            f"{where}: action bounds {_interval(lower, upper)}: 'action_low' must be below 'action_high' everywhere"
+        )
     slack = BOUND_SLACK * (upper - lower)
     outside = (actions < lower - slack) | (actions > upper + slack)
     if outside.any():
@@ -105,8 +107,8 @@ def check_environment(dataset: Dataset, env: Any) -> None:
         raise DataError(f"{error} (bounds of environment {name})") from None
     if not (np.allclose(low, dataset.action_low) and np.allclose(high, dataset.action_high)):
         raise DataError(
-            f"{where}: the data's action bounds {dataset.action_low} to {dataset.action_high} are not those of "
-            f"environment {name}, {low} to {high}; rescale the actions, or give the right bounds with the data"
+            f"{where}: the data's action bounds {_interval(dataset.action_low, dataset.action_high)} are not those of "
+            f"environment {name}, {_interval(low, high)}; rescale the actions, or give the right bounds with the data"
         )
 
 
@@ -171,6 +173,11 @@ def _checked_column(name: str, value: ArrayLike, where: str) -> np.ndarray:
             "repair that value or leave out its episode"
         )
     return array
+
+
+def _interval(low: np.ndarray, high: np.ndarray) -> str:
+    """Bounds in one line, as arrays would not be printed."""
+    return f"{low.tolist()} to {high.tolist()}"
 
 
 def _first(mask: np.ndarray) -> tuple[int, ...]:

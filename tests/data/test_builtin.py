@@ -12,9 +12,9 @@ from segue.data import builtin, cache
 from segue.data.dataset import Dataset
 from segue.data.errors import DataError
 from segue.data.generate import Task, collect
-from segue.data.pointmaze import _next_cells
+from segue.data.pointmaze import next_cells
 from segue.data.policy import load_policy
-from segue.data.recipes import names, recipe
+from segue.data.recipes import names, recipe, scaled, uniform
 from segue.errors import UserError
 
 
@@ -113,6 +113,18 @@ def test_policy_forward(snapshots: Path) -> None:
     np.testing.assert_allclose(policy.sample(observations, np.random.default_rng(7)), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_actions_are_scaled_to_the_bounds(snapshots: Path) -> None:
+    low, high = np.array([-2, 0, -1], np.float32), np.array([6, 1, 1], np.float32)
+    policy = load_policy(snapshots / "hopper" / "step_1.safetensors")
+    observations = np.ones((4, 11), np.float32)
+    actions = scaled(policy, low, high)(observations, np.random.default_rng(0))
+    expected = (policy.sample(observations, np.random.default_rng(0)) + 1) / 2
+    np.testing.assert_allclose((actions - low) / (high - low), expected, rtol=1e-5)
+    drawn = uniform(low, high)(np.ones((5000, 11), np.float32), np.random.default_rng(0))
+    np.testing.assert_allclose(drawn.min(axis=0), low, atol=0.01)
+    np.testing.assert_allclose(drawn.max(axis=0), high, atol=0.01)
+
+
 def test_names_depend_on_what_is_installed(snapshots: Path, tmp_path: Path) -> None:
     assert {"hopper-medium", "hopper-random", "walker2d-random"} <= set(names(snapshots))
     assert "walker2d-medium" not in names(snapshots)
@@ -127,16 +139,19 @@ def test_names_depend_on_what_is_installed(snapshots: Path, tmp_path: Path) -> N
 
 
 class Counter(gymnasium.Env):
-    """Ends after a number of steps drawn at reset; observes (episode's length, step)."""
+    """Ends after a number of steps drawn at reset; observes (episode's length, step, steps since it was made)."""
+
+    total = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
         self.length, self.now = int(self.np_random.integers(1, 40)), 0
-        return np.array([self.length, 0]), {}
+        return np.array([self.length, 0, self.total]), {}
 
     def step(self, action: Any) -> Any:
         self.now += 1
-        return np.array([self.length, self.now]), 1.0, self.now == self.length, False, {}
+        self.total += 1
+        return np.array([self.length, self.now, self.total]), 1.0, self.now == self.length, False, {}
 
 
 @pytest.mark.parametrize("rows", (1, 30, 25_000, 60_000))
@@ -149,6 +164,8 @@ def test_episodes_are_whole_and_in_order(rows: int) -> None:
     assert len(columns["rewards"]) == rows
     np.testing.assert_array_equal(lengths[:-1], np.minimum(drawn, 30)[:-1])
     np.testing.assert_array_equal(columns["terminated"][ends[:-1]], drawn[:-1] <= 30)
+    began = columns["observations"][ends - lengths + 1, 2]
+    assert (np.diff(began) >= 0).all()
     if rows > 10_000:
         # Filling up with whatever ends first would favour short episodes.
         assert abs(lengths.mean() - np.minimum(np.arange(1, 40), 30).mean()) < 0.5
@@ -174,7 +191,7 @@ def test_pointmaze_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shortest_way_round_the_wall() -> None:
     free = np.array([[1, 1, 1], [0, 0, 1], [1, 1, 1]], bool)
-    table = _next_cells(free)
+    table = next_cells(free)
     cell, path = (0, 0), []
     while cell != (2, 0):
         cell = tuple(table[(*cell, 2, 0)])

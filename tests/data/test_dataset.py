@@ -46,6 +46,14 @@ def test_derived_successors_drop_only_rows_whose_successor_is_unknown(columns: C
     assert np.flatnonzero(dataset.truncated).tolist() == [7, 9]
 
 
+def test_successors_beside_terminated_rows() -> None:
+    terminated, truncated = np.array([0, 1, 0, 0, 1], bool), np.array([0, 0, 1, 0, 1], bool)
+    dataset = Dataset.from_arrays(np.arange(5)[:, None], np.zeros((5, 1)), np.arange(5), terminated, truncated)
+    assert dataset.rewards.tolist() == [0, 1, 3, 4], "row 2 is a whole episode without successor; row 4 terminated"
+    assert dataset.terminated.tolist() == [False, True, False, True]
+    assert not dataset.truncated[1], "row 1 terminated: that the next row was dropped changes nothing"
+
+
 def test_single_row_episodes_without_successors_leave_nothing() -> None:
     with pytest.raises(DataError, match="no transition is left"):
         Dataset.from_arrays(np.zeros((2, 1)), np.zeros((2, 1)), np.zeros(2), np.zeros(2), np.ones(2))
@@ -65,6 +73,7 @@ def test_select_by_index_keeps_the_order(columns: Columns) -> None:
     dataset = Dataset.from_arrays(**columns)
     selected = dataset.select([9, 10, 11, 0, 1, 2, 3, 4])
     assert selected.episode_lengths.tolist() == [3, 5]
+    assert not selected.truncated[-1], "its last row terminated"
     np.testing.assert_array_equal(selected.rewards[:3], columns["rewards"][9:])
     with pytest.raises(DataError, match="no row"):
         dataset.select([])
