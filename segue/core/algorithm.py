@@ -1,0 +1,54 @@
+"""What an algorithm is: a frozen dataclass whose fields are its hyper-parameters, and five pure functions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import jax
+
+from segue.core.types import Batch, Metrics, Models, Spec
+
+S = TypeVar("S")
+
+
+class Algorithm(ABC, Generic[S]):
+    """Sampling, compiling, logging, saving and environments are not its business.
+
+    `updates` counts gradient steps since the algorithm's first phase and is part of every state. On each one the
+    driver says whether it is a policy step: with `policy_update_interval` F every F-th is, else every one. The flag
+    is static, because a `cond` on it would run both branches once seeds are vmapped.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()  # roles that earlier phases must have made
+    gives: ClassVar[tuple[str, ...]] = ()  # roles that `export` returns
+    policy_kind: ClassVar[str | None] = None  # form of the "actor" it makes and continues
+    columns: ClassVar[tuple[str, ...]] = ()  # entries of `Batch.extras` that it reads
+
+    batch_size: int
+    discount: float
+    policy_update_interval: int
+
+    @abstractmethod
+    def init(self, models: Models, spec: Spec, key: jax.Array) -> S:
+        """A state; roles present in `models` go on, missing ones are made fresh."""
+
+    @abstractmethod
+    def draw(self, key: jax.Array, spec: Spec) -> Any:
+        """Every random number of one update, so that tests can supply their own."""
+
+    @abstractmethod
+    def update(self, s: S, batch: Batch, draws: Any, policy_step: bool) -> tuple[S, Metrics]:
+        """One gradient step on `batch`."""
+
+    @abstractmethod
+    def act(self, s: S, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
+        """[S] -> action [A] in [-1, 1]."""
+
+    @abstractmethod
+    def export(self, s: S) -> Models:
+        """What the next phase may continue."""
+
+    def diagnose(self, s: S, batch: Batch) -> Metrics:
+        """Quantities for the log that are too dear for every update, on a fixed sample of rows."""
+        return {}

@@ -1,0 +1,216 @@
+"""The only compiled training code: sample, draw, update, thousands of times in one call; seeds are a vmap.
+
+Every random number comes from `fold_in(key of the seed, count of the update)`, so a run's course does not depend
+on how it was cut into calls, and a resumed run repeats an unbroken one bit for bit. For the same reason the fused
+loop takes its length as a value: one program serves every length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segue.core.algorithm import Algorithm
+from segue.core.replay import Memory, Mix, Ring, draw_indices, gather
+from segue.core.types import Batch, Metrics, PyTree, Spec
+
+
+class Program(NamedTuple):
+    """The static part of a compiled call. Equal programs compile once."""
+
+    algorithm: Algorithm
+    mix: Mix
+    spec: Spec
+
+
+class Keys(NamedTuple):
+    """Separate streams of random numbers, each [seeds] keys."""
+
+    init: jax.Array
+    learn: jax.Array
+    act: jax.Array
+
+
+def make_keys(seeds: tuple[int, ...], phase: int) -> Keys:
+    """The streams of phase number `phase`; each seed's are the same whatever seeds run beside it."""
+    roots = [jax.random.fold_in(jax.random.key(seed), phase) for seed in seeds]
+    return Keys(*(jnp.stack([jax.random.fold_in(root, stream) for root in roots]) for stream in range(3)))
+
+
+def over_seeds(f: Callable[..., Any], mapped: tuple[Any, ...], shared: tuple[Any, ...]) -> Any:
+    """`f(*mapped, *shared)` vmapped over the leading seed axis of `mapped`; a single seed runs unbatched."""
+    if jax.tree.leaves(mapped)[0].shape[0] == 1:
+        out = f(*jax.tree.map(lambda x: x.squeeze(0), mapped), *shared)
+        return jax.tree.map(lambda x: jnp.expand_dims(x, 0), out)
+    axes = (0,) * len(mapped) + (None,) * len(shared)
+    return jax.vmap(f, in_axes=axes)(*mapped, *shared)
+
+
+def one_update(
+    program: Program, policy_step: bool, state: PyTree, memory: Memory, key: jax.Array, t: jax.Array
+) -> tuple[PyTree, Metrics]:
+    """Update number `t` (from 0) of one seed."""
+    sample_key, draw_key = jax.random.split(jax.random.fold_in(key, t))
+    indices = draw_indices(program.mix, memory, sample_key, program.algorithm.batch_size)
+    batch = gather(program.mix, memory, indices)
+    return program.algorithm.update(state, batch, program.algorithm.draw(draw_key, program.spec), policy_step)
+
+
+def several_updates(
+    program: Program, flags: tuple[bool, ...], state: PyTree, memory: Memory, key: jax.Array, t: jax.Array
+) -> tuple[PyTree, Metrics]:
+    """`len(flags)` updates of one seed, policy steps where the flag says; the metrics are the last update's."""
+    metrics: Metrics = {}
+    for policy_step, group in groupby(flags):
+        count = len(list(group))
+        update = partial(one_update, program, policy_step)
+        if count > 1:  # the memory rides in the carry: XLA on a CPU copies a loop's captured arrays at every turn
+
+            def body(i: jax.Array, carry: Any, update: Any = update, start: jax.Array = t) -> Any:
+                return update(*carry, key, start + i)[0], carry[1]
+
+            state, memory = lax.fori_loop(0, count - 1, body, (state, memory))
+        state, metrics = update(state, memory, key, t + count - 1)
+        t = t + count
+    return state, metrics
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def learn(
+    program: Program,
+    state: PyTree,
+    columns: dict[str, jax.Array],
+    keys: jax.Array,
+    offline: Batch,
+    start: jax.Array,
+    rounds: jax.Array,
+) -> tuple[PyTree, Metrics]:
+    """`rounds` rounds from update number `start`; a round is `policy_update_interval` updates, the last a policy step.
+
+    State, columns and keys carry a leading seed axis. Returns the state and each metric's mean over the rounds [seeds].
+    """
+    interval = program.algorithm.policy_update_interval
+    flags = (False,) * (interval - 1) + (True,)
+
+    def of_seed(state: PyTree, columns: dict[str, jax.Array], key: jax.Array, offline: Batch) -> Any:
+        memory = Memory(offline, columns)
+
+        def body(i: jax.Array, carry: Any) -> Any:
+            state, sums, memory = carry
+            state, metrics = several_updates(program, flags, state, memory, key, start + interval * i)
+            return state, jax.tree.map(jnp.add, sums, metrics), memory
+
+        shapes = jax.eval_shape(partial(several_updates, program, flags), state, memory, key, start)[1]
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        state, sums, _ = lax.fori_loop(0, rounds, body, (state, sums, memory))
+        return state, jax.tree.map(lambda x: x / rounds, sums)
+
+    return over_seeds(of_seed, (state, columns, keys), (offline,))
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def learn_singly(
+    program: Program,
+    flags: tuple[bool, ...],
+    state: PyTree,
+    columns: dict[str, jax.Array],
+    keys: jax.Array,
+    offline: Batch,
+    start: jax.Array,
+) -> tuple[PyTree, Metrics]:
+    """The updates that do not fill a round, offline."""
+
+    def of_seed(state: PyTree, columns: dict[str, jax.Array], key: jax.Array, offline: Batch) -> Any:
+        return several_updates(program, flags, state, Memory(offline, columns), key, start)
+
+    return over_seeds(of_seed, (state, columns, keys), (offline,))
+
+
+class Turn(NamedTuple):
+    """The numbers of one environment step."""
+
+    obs: jax.Array  # [seeds, S] where to act next
+    size: jax.Array  # [] live rows of the ring
+    env_step: jax.Array  # [] environment steps taken
+    updates: jax.Array  # [] updates made before this turn
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def online_turn(
+    program: Program,
+    flags: tuple[bool, ...],
+    state: PyTree,
+    rows: Batch,
+    columns: dict[str, jax.Array],
+    keys: Keys,
+    turn: Turn,
+    offline: Batch | None,
+) -> tuple[PyTree, jax.Array, Metrics]:
+    """Learn `len(flags)` times, then act: one dispatch an environment step.
+
+    `rows` are the ring's, leaves [seeds, capacity, ...]. Returns the state, actions [seeds, A] and metrics [seeds].
+    """
+
+    def of_seed(
+        state: PyTree,
+        rows: Batch,
+        columns: dict[str, jax.Array],
+        learn_key: jax.Array,
+        act_key: jax.Array,
+        obs: jax.Array,
+        offline: Batch | None,
+    ) -> Any:
+        memory = Memory(offline, columns, Ring(rows, turn.size))
+        state, metrics = several_updates(program, flags, state, memory, learn_key, turn.updates)
+        action = program.algorithm.act(state, obs, jax.random.fold_in(act_key, turn.env_step), True)
+        return state, action, metrics
+
+    return over_seeds(of_seed, (state, rows, columns, keys.learn, keys.act, turn.obs), (offline,))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def act(
+    algorithm: Algorithm, explore: bool, state: PyTree, obs: jax.Array, keys: jax.Array, t: jax.Array
+) -> jax.Array:
+    """[seeds, S] -> [seeds, A]."""
+
+    def of_seed(state: PyTree, obs: jax.Array, key: jax.Array) -> jax.Array:
+        return algorithm.act(state, obs, jax.random.fold_in(key, t), explore)
+
+    return over_seeds(of_seed, (state, obs, keys), ())
+
+
+@partial(jax.jit, static_argnums=0)
+def act_greedily(algorithm: Algorithm, state: PyTree, obs: jax.Array) -> jax.Array:
+    """One seed's state, many observations: [n, S] -> [n, A], without exploration."""
+    return jax.vmap(lambda o: algorithm.act(state, o, jax.random.key(0), False))(obs)
+
+
+@partial(jax.jit, static_argnums=0)
+def diagnose(algorithm: Algorithm, state: PyTree, columns: dict[str, jax.Array], rows: Batch) -> Metrics:
+    """The algorithm's dear diagnostics for every seed, on rows shared by all (leaves [n, ...])."""
+
+    def of_seed(state: PyTree, columns: dict[str, jax.Array], rows: Batch) -> Metrics:
+        return algorithm.diagnose(state, rows._replace(extras=columns))
+
+    return over_seeds(of_seed, (state, columns), (rows,))
+
+
+def policy_flags(interval: int, start: int, count: int) -> tuple[bool, ...]:
+    """Which of updates start + 1 ... start + count are policy steps: those whose number is a multiple of `interval`."""
+    return tuple((start + i) % interval == 0 for i in range(1, count + 1))
+
+
+def initial_state(algorithm: Algorithm, models: PyTree, spec: Spec, keys: Keys) -> PyTree:
+    """A state with a leading seed axis; `models` (leaves with that axis too) go on.
+
+    Every leaf is a buffer of its own, as donation asks, and strongly typed, so that the second call compiles nothing.
+    """
+    state = over_seeds(lambda key, models: algorithm.init(models, spec, key), (keys.init, models), ())
+    return jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), state)

@@ -1,0 +1,81 @@
+"""A network with its parameters, target copy and optimizer state, as one pytree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from segue.core.types import PyTree
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (b1 0.9, b2 0.999, eps 1e-8), after an optional clip of the gradient's global L2 norm.
+
+    A value, not a closure: equal settings are equal objects, so that programs compile once.
+    """
+
+    learning_rate: float
+    clip_norm: float | None = None
+
+    def transform(self) -> optax.GradientTransformation:
+        """The optax transformation with these settings."""
+        adam = optax.adam(self.learning_rate)
+        return adam if self.clip_norm is None else optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Model:
+    """`net` has `init(key) -> params` and `apply(params, *inputs)`; `target` is None where a method keeps none."""
+
+    params: PyTree
+    target: PyTree
+    opt_state: PyTree
+    net: Any = field(metadata={"static": True})
+    optimizer: Adam = field(metadata={"static": True})
+
+    @classmethod
+    def create(cls, net: Any, optimizer: Adam, key: jax.Array, target: bool = False) -> Model:
+        """Fresh parameters from `net.init(key)`, a target equal to them if asked for, an empty optimizer state."""
+        params = net.init(key)
+        copy = jax.tree.map(jnp.copy, params) if target else None  # a donated state may not hold one buffer twice
+        return cls(params, copy, optimizer.transform().init(params), net, optimizer)
+
+    def __call__(self, *inputs: jax.Array) -> Any:
+        """The network with its current parameters."""
+        return self.net.apply(self.params, *inputs)
+
+    def slow(self, *inputs: jax.Array) -> Any:
+        """The network with its target parameters."""
+        return self.net.apply(self.target, *inputs)
+
+    def step(self, grads: PyTree) -> Model:
+        """One optimizer step along `grads`, a pytree like `params`."""
+        updates, opt_state = self.optimizer.transform().update(grads, self.opt_state, self.params)
+        return replace(self, params=optax.apply_updates(self.params, updates), opt_state=opt_state)
+
+    def descend(self, loss: Callable[[Model], tuple[jax.Array, Any]]) -> tuple[Model, jax.Array, Any]:
+        """One step down `loss(model) -> (value [], anything)`; returns the new model, the value and the anything."""
+
+        def of_params(params: PyTree) -> tuple[jax.Array, Any]:
+            return loss(replace(self, params=params))
+
+        (value, aux), grads = jax.value_and_grad(of_params, has_aux=True)(self.params)
+        return self.step(grads), value, aux
+
+    def track(self, rate: float) -> Model:
+        """Polyak: target <- (1 - rate) target + rate params."""
+        target = jax.tree.map(lambda slow, fast: (1 - rate) * slow + rate * fast, self.target, self.params)
+        return replace(self, target=target)
+
+    def continued(self, optimizer: Adam) -> Model:
+        """The same model under another phase's optimizer settings; moments are kept where their shape is the same."""
+        fresh = optimizer.transform().init(self.params)
+        same = jax.tree.structure(fresh) == jax.tree.structure(self.opt_state)
+        return replace(self, optimizer=optimizer, opt_state=self.opt_state if same else fresh)

@@ -1,0 +1,102 @@
+"""Where batches come from: the offline rows, the online ring, or a mix of both.
+
+The mixes: "offline" (dataset only), "joined" (one pool of both, as after appending), "half" (half of each batch from
+either, online rows first), "online" (ring only). The offline rows are one copy shared by all seeds; columns that
+depend on the seed and the ring are a copy a seed.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segue.core.types import Batch, Spec
+
+Mix = Literal["offline", "joined", "half", "online"]
+
+
+class Ring(NamedTuple):
+    """Online transitions; the oldest are overwritten once there are more than rows for them."""
+
+    rows: Batch  # leaves [capacity, ...]
+    size: jax.Array  # [] live rows; one number for all seeds, which step together
+
+
+class Memory(NamedTuple):
+    """What one seed may sample from."""
+
+    offline: Batch | None  # leaves [N, ...], without extras
+    columns: dict[str, jax.Array]  # extras of the offline rows [N]
+    ring: Ring | None = None
+
+
+def empty_rows(spec: Spec, capacity: int, columns: tuple[str, ...] = ()) -> Batch:
+    """`capacity` zero rows for a ring."""
+    zeros = jnp.zeros
+    return Batch(
+        obs=zeros((capacity, spec.observation_dim)),
+        action=zeros((capacity, spec.action_dim)),
+        reward=zeros(capacity),
+        next_obs=zeros((capacity, spec.observation_dim)),
+        terminal=zeros(capacity),
+        extras={name: zeros(capacity) for name in columns},
+    )
+
+
+@partial(jax.jit, donate_argnums=0)
+def store(rows: Batch, row: Batch, slot: jax.Array) -> Batch:
+    """Write one transition of every seed (leaves [seeds, ...]) at `slot` of a ring's rows [seeds, capacity, ...].
+
+    A program of its own: fused with a reader of the same rows, XLA copies the whole ring at every step.
+    """
+    return jax.tree.map(lambda column, x: lax.dynamic_update_index_in_dim(column, x, slot, 1), rows, row)
+
+
+def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
+    """[n] uniform with replacement over every live row (never below the write index only, ../spec/ssar.md B16).
+
+    "joined" numbers the offline rows first. "half": the first n // 2 index the ring, the others the offline rows.
+    """
+    rows = 0 if memory.offline is None else memory.offline.reward.shape[0]
+    size = jnp.int32(0) if memory.ring is None else memory.ring.size
+    if mix == "offline":
+        return jax.random.randint(key, (n,), 0, rows)
+    if mix == "joined":
+        return jax.random.randint(key, (n,), 0, rows + size)
+    if mix == "online":
+        return jax.random.randint(key, (n,), 0, size)
+    online_key, offline_key = jax.random.split(key)
+    online = jax.random.randint(online_key, (n // 2,), 0, size)
+    return jnp.concatenate([online, jax.random.randint(offline_key, (n - n // 2,), 0, rows)])
+
+
+def gather(mix: Mix, memory: Memory, indices: jax.Array) -> Batch:
+    """The rows that `draw_indices` named, leaves [n, ...]."""
+
+    def of_dataset(i: jax.Array) -> Batch:
+        assert memory.offline is not None
+        return jax.tree.map(lambda x: x[i], memory.offline._replace(extras=memory.columns))
+
+    def of_ring(i: jax.Array) -> Batch:
+        assert memory.ring is not None
+        return jax.tree.map(lambda x: x[i], memory.ring.rows)
+
+    if mix == "offline":
+        return of_dataset(indices)
+    if mix == "online":
+        return of_ring(indices)
+    if mix == "half":
+        half = indices.shape[0] // 2
+        online, offline = of_ring(indices[:half]), of_dataset(indices[half:])
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), online, offline)
+    assert memory.offline is not None
+    rows = memory.offline.reward.shape[0]
+    is_offline = indices < rows
+    offline, online = of_dataset(jnp.minimum(indices, rows - 1)), of_ring(jnp.maximum(indices - rows, 0))
+    return jax.tree.map(
+        lambda a, b: jnp.where(is_offline.reshape(-1, *[1] * (a.ndim - 1)), a, b), offline, online
+    )

@@ -1,0 +1,140 @@
+"""Soft actor-critic with a learned temperature (Haarnoja et al. 2018, arXiv:1801.01290 and arXiv:1812.05905).
+
+    y      = r + gamma (1 - d) [ min_i Qbar_i(s', a') - alpha log pi(a'|s') ]        a' ~ pi(.|s')
+    L_Q    = sum_i E (Q_i(s, a) - y)^2                                               (1812.05905, Eq. 5)
+    L_pi   = E [ alpha log pi(a|s) - min_i Q_i(s, a) ]                               (Eq. 7)
+    L_alpha = -E [ log alpha (log pi(a|s) + H) ]                                     (Eq. 18, in log alpha)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from segue.core.algorithm import Algorithm
+from segue.core.model import Adam, Model
+from segue.core.types import Batch, Metrics, Models, Spec
+from segue.losses import td_target
+from segue.nets.networks import Critics
+from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """Everything that learning changes."""
+
+    actor: Model
+    critic: Model
+    temperature: Model
+    updates: jax.Array  # [] int32
+
+
+class Draws(NamedTuple):
+    """Standard normal numbers of one update."""
+
+    next_policy_noise: jax.Array  # [B, A]
+    policy_noise: jax.Array  # [B, A]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One trained number."""
+
+    value: float
+
+    def init(self, key: jax.Array) -> jax.Array:
+        """The start value."""
+        return jnp.asarray(self.value)
+
+    def apply(self, params: jax.Array) -> jax.Array:
+        """The number itself."""
+        return params
+
+
+@dataclass(frozen=True)
+class SAC(Algorithm[State]):
+    """Soft actor-critic: online from scratch, or from a squashed-Gaussian policy and its critics."""
+
+    batch_size: int = 256  # rows per update [Haarnoja et al. 2018b, Table 1]
+    discount: float = 0.99  # gamma [Table 1]
+    target_update_rate: float = 0.005  # Polyak rate of the target critics [Table 1]
+    actor_learning_rate: float = 3e-4  # Adam [Table 1]
+    critic_learning_rate: float = 3e-4  # Adam [Table 1]
+    temperature_learning_rate: float = 3e-4  # Adam [Table 1]
+    initial_temperature: float = 1.0  # alpha at the start [authors' public implementation]
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of actor and critics [Table 1]
+    critic_layer_norm: bool = False  # LayerNorm in the critics [ours: off, as in the paper]
+    target_entropy_per_dimension: float = -1.0  # H = this times A [Table 1]
+    policy_update_interval: int = 1  # critic updates per actor update [Table 1: one gradient step]
+
+    gives = ("actor", "critic", "temperature", "updates")
+    policy_kind = "tanh_gaussian"
+
+    def init(self, models: Models, spec: Spec, key: jax.Array) -> State:
+        """Fresh or continued actor, critics and temperature."""
+        actor_key, critic_key = jax.random.split(key)
+        actor_adam, critic_adam = Adam(self.actor_learning_rate), Adam(self.critic_learning_rate)
+        temperature_adam = Adam(self.temperature_learning_rate)
+        policy = TanhGaussianPolicy(*spec, self.hidden_sizes)
+        critics = Critics(*spec, self.hidden_sizes, self.critic_layer_norm)
+        log_alpha = Scalar(float(jnp.log(self.initial_temperature)))
+        return State(
+            actor=models["actor"].continued(actor_adam)
+            if "actor" in models
+            else Model.create(policy, actor_adam, actor_key),
+            critic=models["critic"].continued(critic_adam)
+            if "critic" in models
+            else Model.create(critics, critic_adam, critic_key, target=True),
+            temperature=models["temperature"].continued(temperature_adam)
+            if "temperature" in models
+            else Model.create(log_alpha, temperature_adam, key),
+            updates=models.get("updates", jnp.int32(0)),
+        )
+
+    def draw(self, key: jax.Array, spec: Spec) -> Draws:
+        """The noise of both policy samples."""
+        return Draws(*jax.random.normal(key, (2, self.batch_size, spec.action_dim)))
+
+    def update(self, s: State, batch: Batch, draws: Draws, policy_step: bool) -> tuple[State, Metrics]:
+        """Critics, then (on policy steps) actor and temperature against the new critics, then the targets."""
+        alpha = jnp.exp(s.temperature())  # []
+        next_action, next_log_prob = sample_tanh_gaussian(*s.actor(batch.next_obs), draws.next_policy_noise)
+        next_value = s.critic.slow(batch.next_obs, next_action).min(0) - alpha * next_log_prob  # [2, B] -> [B]
+        y = td_target(batch, self.discount, next_value)  # [B]
+
+        def critic_loss(critic: Model) -> tuple[jax.Array, jax.Array]:
+            q = critic(batch.obs, batch.action)  # [2, B]
+            return jnp.square(q - y).mean(-1).sum(), q[0].mean()
+
+        critic, loss, q_mean = s.critic.descend(critic_loss)
+        metrics = {"critic_loss": loss, "critic_1_mean": q_mean}
+        s = replace(s, critic=critic.track(self.target_update_rate), updates=s.updates + 1)
+        if not policy_step:
+            return s, metrics
+
+        def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
+            action, log_prob = sample_tanh_gaussian(*actor(batch.obs), draws.policy_noise)  # [B, A], [B]
+            q = critic(batch.obs, action).min(0)  # [B]
+            return (alpha * log_prob - q).mean(), log_prob.mean()
+
+        actor, loss, log_prob = s.actor.descend(actor_loss)
+        target_entropy = self.target_entropy_per_dimension * batch.action.shape[-1]
+        slack = jax.lax.stop_gradient(log_prob + target_entropy)
+        temperature, _, _ = s.temperature.descend(lambda log_alpha: (-log_alpha() * slack, None))
+        metrics |= {"actor_loss": loss, "entropy": -log_prob, "temperature": alpha}
+        return replace(s, actor=actor, temperature=temperature), metrics
+
+    def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
+        """A sample while exploring, tanh(mean) otherwise."""
+        mean, log_std = s.actor(obs)
+        if not explore:
+            return jnp.tanh(mean)
+        return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+
+    def export(self, s: State) -> Models:
+        """Actor, critics, temperature and the count of updates."""
+        return {"actor": s.actor, "critic": s.critic, "temperature": s.temperature, "updates": s.updates}

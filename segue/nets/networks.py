@@ -1,0 +1,103 @@
+"""Multi-layer perceptrons on plain pytrees.
+
+Parameters: {"layers_0": {"kernel": [in, out], "bias": [out]}, "norm_0": {"scale": [out], "bias": [out]}, ...}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from segue.core.types import PyTree
+
+LAYER_NORM_EPSILON = 1e-5  # what the papers' programs use (../spec/ssar.md 2.12); flax would take 1e-6
+
+Initializer = Callable[[jax.Array, int, int], tuple[jax.Array, jax.Array]]  # key, fan in, fan out -> kernel, bias
+
+
+def fan_in_uniform(key: jax.Array, fan_in: int, fan_out: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of the papers' framework."""
+    bound = fan_in**-0.5
+    kernel_key, bias_key = jax.random.split(key)
+    kernel = jax.random.uniform(kernel_key, (fan_in, fan_out), minval=-bound, maxval=bound)
+    return kernel, jax.random.uniform(bias_key, (fan_out,), minval=-bound, maxval=bound)
+
+
+def xavier_uniform(key: jax.Array, fan_in: int, fan_out: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel from U(-b, b) with b = sqrt(6 / (fan_in + fan_out)), zero bias."""
+    bound = (6 / (fan_in + fan_out)) ** 0.5
+    return jax.random.uniform(key, (fan_in, fan_out), minval=-bound, maxval=bound), jnp.zeros(fan_out)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalise `x [..., H]` over H with the biased variance.
+
+    Means are products with a constant vector: XLA on a CPU vectorises those and not a sum along the last axis.
+    """
+    average = jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+    centred = x - x @ average
+    return centred * jax.lax.rsqrt(jnp.square(centred) @ average + LAYER_NORM_EPSILON) * scale + bias
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Affine layers with ReLU between them; `sizes` names every width from input to output."""
+
+    sizes: tuple[int, ...]
+    layer_norm: bool = False  # between each hidden affine layer and its ReLU
+    initializer: Initializer = fan_in_uniform
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Fresh parameters."""
+        params: dict[str, dict[str, jax.Array]] = {}
+        last = len(self.sizes) - 2
+        for i, layer_key in enumerate(jax.random.split(key, last + 1)):
+            kernel, bias = self.initializer(layer_key, self.sizes[i], self.sizes[i + 1])
+            params[f"layers_{i}"] = {"kernel": kernel, "bias": bias}
+            if self.layer_norm and i < last:
+                width = self.sizes[i + 1]
+                params[f"norm_{i}"] = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
+        return params
+
+    def apply(self, params: PyTree, x: jax.Array) -> jax.Array:
+        """[..., sizes[0]] -> [..., sizes[-1]]."""
+        last = len(self.sizes) - 2
+        for i in range(last + 1):
+            x = x @ params[f"layers_{i}"]["kernel"] + params[f"layers_{i}"]["bias"]
+            if i < last:
+                x = layer_norm(x, **params[f"norm_{i}"]) if self.layer_norm else x
+                x = jax.nn.relu(x)
+        return x
+
+
+@dataclass(frozen=True)
+class Critics:
+    """Independent action-value functions Q_i(s, a). Their parameters are a tuple, one entry a critic:
+    on a CPU separate products are faster than one batched product over stacked kernels."""
+
+    observation_dim: int
+    action_dim: int
+    hidden_sizes: tuple[int, ...]
+    layer_norm: bool = False
+    count: int = 2
+
+    @property
+    def mlp(self) -> MLP:
+        """The network of one critic."""
+        return MLP((self.observation_dim + self.action_dim, *self.hidden_sizes, 1), self.layer_norm)
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Fresh parameters of every critic."""
+        return tuple(self.mlp.init(k) for k in jax.random.split(key, self.count))
+
+    def apply(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """[..., S], [..., A] -> [count, ...]."""
+        x = jnp.concatenate([obs, action], axis=-1)
+        return jnp.stack([self.mlp.apply(p, x)[..., 0] for p in params])
+
+    def first(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """Q_1 alone: [..., S], [..., A] -> [...]."""
+        return self.mlp.apply(params[0], jnp.concatenate([obs, action], axis=-1))[..., 0]

@@ -1,0 +1,169 @@
+"""The online loop on the host: environments step, the device stores, learns and acts. One environment a seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segue.core.learn import Keys, Program, Turn, act, online_turn, policy_flags
+from segue.core.replay import store
+from segue.core.types import Batch, Metrics, PyTree
+from segue.environment import Environment
+from segue.preparation import Preparation
+
+
+@dataclass(frozen=True)
+class Online:
+    """The schedule of an online phase, in environment steps."""
+
+    env_steps: int
+    warmup_steps: int = 0  # act and store, do not learn
+    random_warmup: bool = False  # uniform actions during the warm-up instead of the policy's
+    updates_per_step: float = 1.0  # the update-to-data ratio
+
+
+class OnlineLoop:
+    """State of one online phase; `advance` takes environment steps. All arrays carry a leading seed axis."""
+
+    def __init__(
+        self,
+        program: Program,
+        schedule: Online,
+        environments: list[Environment],
+        preparation: Preparation,
+        state: PyTree,
+        rows: Batch,
+        columns: dict[str, jax.Array],
+        offline: Batch | None,
+        keys: Keys,
+        seeds: tuple[int, ...],
+        new_row_extras: Callable[[int], dict[str, np.ndarray]] = lambda step: {},
+    ):
+        self.program, self.schedule, self.environments, self.preparation = program, schedule, environments, preparation
+        self.state, self.rows, self.columns, self.offline, self.keys = state, rows, columns, offline, keys
+        self.seeds, self.new_row_extras = seeds, new_row_extras
+        self.env_step = 0
+        self.updates = int(state.updates[0])  # goes on from earlier phases of the same algorithm
+        self.obs = np.zeros((len(seeds), program.spec.observation_dim), np.float32)  # raw
+        self.action = np.zeros((len(seeds), program.spec.action_dim), np.float32)
+        self.episode_return = np.zeros(len(seeds))
+        self.episode_length = np.zeros(len(seeds), np.int64)
+        self.host_seconds = 0.0  # environment, storing, logging: everything but the device's work
+
+    def begin(self) -> None:
+        """Reset every environment with its seed and choose the first actions."""
+        self.obs = np.stack([env.reset(seed) for env, seed in zip(self.environments, self.seeds, strict=True)])
+        self.action = self._first_action()
+
+    def _first_action(self) -> np.ndarray:
+        if self._random(0):
+            return self._random_action(0)
+        obs = self.preparation.observation(self.obs)
+        return np.asarray(act(self.program.algorithm, True, self.state, obs, self.keys.act, jnp.int32(0)))
+
+    def _random(self, step: int) -> bool:
+        return self.schedule.random_warmup and step < self.schedule.warmup_steps
+
+    def _random_action(self, step: int) -> np.ndarray:
+        draws = [np.random.default_rng([seed, step]).uniform(-1, 1, self.action.shape[1]) for seed in self.seeds]
+        return np.stack(draws).astype(np.float32)
+
+    def _updates_due(self) -> int:
+        """Updates to make after environment step number `env_step` (from 1): the ratio's whole part so far, less made."""
+        learned = self.env_step - self.schedule.warmup_steps
+        ratio = self.schedule.updates_per_step
+        return int(learned * ratio + 1e-9) - int((learned - 1) * ratio + 1e-9) if learned > 0 else 0
+
+    def advance(self, stop: Callable[[], bool], until: int) -> tuple[list[Metrics], list[dict[str, Any]]]:
+        """Take environment steps until number `until` or until `stop()`; metrics of the policy steps, ended episodes."""
+        metrics: list[Metrics] = []
+        episodes: list[dict[str, Any]] = []
+        interval = self.program.algorithm.policy_update_interval
+        while self.env_step < until and not stop():
+            clock = time.perf_counter()
+            row, obs = self._interact(episodes)
+            self.env_step += 1
+            flags = policy_flags(interval, self.updates, self._updates_due())
+            capacity = self.rows.reward.shape[1]
+            self.rows = store(self.rows, row, np.int32((self.env_step - 1) % capacity))
+            turn = Turn(
+                self.preparation.observation(obs),
+                np.int32(min(self.env_step, capacity)),
+                np.int32(self.env_step),
+                np.int32(self.updates),
+            )
+            self.host_seconds += time.perf_counter() - clock
+            self.state, action, info = online_turn(
+                self.program, flags, self.state, self.rows, self.columns, self.keys, turn, self.offline
+            )
+            self.updates += len(flags)
+            self.obs = obs
+            self.action = self._random_action(self.env_step) if self._random(self.env_step) else np.asarray(action)
+            if flags and flags[-1]:
+                metrics.append(info)
+        return metrics, episodes
+
+    def _interact(self, episodes: list[dict[str, Any]]) -> tuple[Batch, np.ndarray]:
+        """Step every environment with the action chosen for it; the rows to store and where to act next (raw)."""
+        action = np.clip(self.action, -1, 1)  # what is executed is what is stored
+        seeds = len(self.seeds)
+        final_obs, next_obs = np.empty_like(self.obs), np.empty_like(self.obs)
+        reward, terminal = np.empty(seeds, np.float32), np.empty(seeds, np.float32)
+        for k, env in enumerate(self.environments):
+            final_obs[k], raw, terminated, truncated = env.step(action[k])
+            reward[k] = self.preparation.reward(raw)
+            # A step that hits the time limit bootstraps even if the environment ended there too (../spec/ssar.md 2.9).
+            terminal[k] = terminated and not truncated
+            self.episode_return[k] += raw
+            self.episode_length[k] += 1
+            next_obs[k] = final_obs[k]
+            if terminated or truncated:  # same-step reset: no row mixes two episodes
+                episodes.append(
+                    {"step": self.env_step + 1, "seed": self.seeds[k], "return": float(self.episode_return[k]),
+                     "length": int(self.episode_length[k])}
+                )
+                self.episode_return[k], self.episode_length[k] = 0.0, 0
+                next_obs[k] = env.reset()
+        row = Batch(
+            obs=self.preparation.observation(self.obs),
+            action=action,
+            reward=reward,
+            next_obs=self.preparation.observation(final_obs),
+            terminal=terminal,
+            extras=self.new_row_extras(self.env_step),
+        )
+        return row, next_obs
+
+    def host_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the arrays on the device."""
+        return {
+            "env_step": self.env_step,
+            "obs": self.obs.tolist(),
+            "action": self.action.tolist(),
+            "episode_return": self.episode_return.tolist(),
+            "episode_length": self.episode_length.tolist(),
+            "environments": [env.snapshot() for env in self.environments],
+        }
+
+    def restore(self, host: dict[str, Any]) -> None:
+        """Go on from `host_state`; an environment whose state could not be saved starts a new episode."""
+        self.env_step = host["env_step"]
+        self.obs = np.asarray(host["obs"], np.float32)
+        self.action = np.asarray(host["action"], np.float32)
+        self.episode_return = np.asarray(host["episode_return"])
+        self.episode_length = np.asarray(host["episode_length"])
+        self.updates = int(self.state.updates[0])
+        for k, (env, snapshot) in enumerate(zip(self.environments, host["environments"], strict=True)):
+            if snapshot is not None:
+                env.restore(snapshot)
+                continue
+            seed = int(np.random.SeedSequence([self.seeds[k], self.env_step]).generate_state(1)[0])
+            self.obs[k] = env.reset(seed)
+            self.episode_return[k], self.episode_length[k] = 0.0, 0
+            self.action[k] = np.asarray(self._first_action())[k]
