@@ -1,0 +1,84 @@
+"""Reading the recorded numbers of the authors' programs. The folder comes from SEGUE_GOLDEN (default tests/golden)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segue.core.model import Adam, Model
+from segue.core.types import PyTree
+
+FOLDER = Path(os.environ.get("SEGUE_GOLDEN", Path(__file__).parent / "golden"))
+SCALAR_TOLERANCE, PARAMETER_TOLERANCE = 1e-8, 1e-9  # float64, as the record's README asks
+
+
+def cases(*patterns: str) -> list[str]:
+    """Names of the records in the folder that match any of the patterns."""
+    return sorted({path.stem for pattern in patterns for path in FOLDER.glob(f"{pattern}.npz")})
+
+
+class Record:
+    """One file; arrays come as float64 (indices as they are)."""
+
+    def __init__(self, name: str):
+        self.file = np.load(FOLDER / f"{name}.npz")
+        self.hparams: dict[str, Any] = json.loads(str(self.file["hparams"])) if "hparams" in self.file.files else {}
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        array = self.file[key]
+        return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+    def names(self, prefix: str) -> list[str]:
+        """Keys below `prefix/`, without it."""
+        return [key.removeprefix(prefix + "/") for key in self.file.files if key.startswith(prefix + "/")]
+
+    def tree(self, prefix: str) -> dict[str, Any]:
+        """Everything below `prefix/` as nested dicts."""
+        tree: dict[str, Any] = {}
+        for name in self.names(prefix):
+            *path, leaf = name.split("/")
+            node = tree
+            for part in path:
+                node = node.setdefault(part, {})
+            node[leaf] = jnp.asarray(self[f"{prefix}/{name}"])
+        return tree
+
+
+def twin(tree: dict[str, Any], name: str) -> tuple[PyTree, PyTree]:
+    """Parameters of critics 1 and 2."""
+    return tree[f"{name}_1"], tree[f"{name}_2"]
+
+
+def hidden_sizes(params: PyTree) -> tuple[int, ...]:
+    """Hidden widths of a recorded network."""
+    layers = sum(name.startswith("layers_") for name in params)
+    return tuple(params[f"layers_{i}"]["kernel"].shape[1] for i in range(layers - 1))
+
+
+def model(net: Any, params: PyTree, optimizer: Adam, target: PyTree = None) -> Model:
+    """A model in the recorded start state, with an empty optimizer."""
+    return Model(params, target, optimizer.transform().init(params), net, optimizer)
+
+
+def assert_scalars(record: Record, prefix: str, metrics: dict[str, Any], names: list[str] | None = None) -> None:
+    """Every recorded scalar below `prefix` (or those named) is met."""
+    for name in record.names(prefix) if names is None else names:
+        want, got = float(record[f"{prefix}/{name}"]), float(metrics[name])
+        assert abs(got - want) / (abs(want) + 0.01) <= SCALAR_TOLERANCE, (prefix, name, got, want)
+
+
+def assert_parameters(got: PyTree, want: PyTree, where: str) -> None:
+    """Every parameter is met."""
+    assert jax.tree.structure(got) == jax.tree.structure(want), where
+    for path, (a, b) in zip(
+        jax.tree_util.tree_leaves_with_path(got), zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True),
+        strict=True,
+    ):
+        difference = float(np.abs(np.asarray(a) - np.asarray(b)).max())  # NumPy: nothing to compile
+        assert difference <= PARAMETER_TOLERANCE, (where, path[0], difference)
