@@ -12,7 +12,7 @@ import numpy as np
 from segue.data.errors import DataError
 
 FOLDER = Path(__file__).parent / "snapshots"  # <task>/provenance.json and <task>/<name>.safetensors
-# Rows of one matrix product. OpenBLAS computes 4 x 256 x 256 in the calling thread. For larger products it wakes others:
+# Rows of one matrix product. OpenBLAS computes 4 x 256 x 256 in the calling thread; for more it wakes other threads:
 # that gains nothing at this size, costs a hundredfold on a busy machine, and could let the number of cores decide about
 # the last bit of an action.
 GROUP = 4
