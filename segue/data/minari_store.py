@@ -11,15 +11,14 @@ from segue.data.dataset import Dataset
 from segue.data.environments import known_bounds
 from segue.data.errors import DataError
 from segue.data.successors import first_rows
-from segue.data.validate import action_bounds
+from segue.data.validate import action_bounds, flattened_keys
 from segue.errors import UserError
 
 
 def load(name: str, transitions: int | None, environment_id: str | None, source: str) -> Dataset:
     """Read the Minari dataset `name`, which must have been downloaded or made on this machine.
 
-    Goal tasks' Dict observations are flattened as `observation`, then `desired_goal`. Raises `DataError`, or
-    `UserError` if minari is not installed.
+    Dict observations are flattened as environments' are. Raises `DataError`, or `UserError` if minari is not installed.
     """
     try:
         import minari
@@ -31,7 +30,7 @@ def load(name: str, transitions: int | None, environment_id: str | None, source:
     parts: list[dict[str, np.ndarray]] = []
     rows = 0
     for episode in store.iterate_episodes():
-        part = _columns(episode, f"minari:{name}")
+        part = _columns(episode)
         parts.append(part)
         rows += len(part["rewards"])
         if transitions is not None and rows >= transitions:
@@ -63,16 +62,16 @@ def _open(minari: Any, name: str) -> Any:
     raise DataError(f"minari:{name}: not in the local Minari store{hint}; fetch it with: minari download {name}")
 
 
-def _columns(episode: Any, where: str) -> dict[str, np.ndarray]:
+def _columns(episode: Any) -> dict[str, np.ndarray]:
     """One episode of T steps, which holds T + 1 observations, as columns of T rows."""
-    observations = _flat(episode.observations, where)
+    observations = _flat(episode.observations)
     terminated = np.array(episode.terminations, bool)
     truncated = np.array(episode.truncations, bool)
     if len(terminated) and not (terminated[-1] or truncated[-1]):
         truncated[-1] = True  # Minari ends an episode here, whatever the flags say
     return {
         "observations": observations[:-1],
-        "actions": np.asarray(episode.actions, np.float32),
+        "actions": _flat(episode.actions),
         "rewards": np.asarray(episode.rewards, np.float32),
         "next_observations": observations[1:],
         "terminated": terminated,
@@ -80,16 +79,11 @@ def _columns(episode: Any, where: str) -> dict[str, np.ndarray]:
     }
 
 
-def _flat(observations: Any, where: str) -> np.ndarray:
-    """Observations as float32 [T + 1, S]."""
-    if isinstance(observations, dict):
-        if not {"observation", "desired_goal"} <= set(observations):
-            raise DataError(
-                f"{where}: its observations are a Dict of {sorted(observations)}; only goal tasks with 'observation' "
-                "and 'desired_goal' are flattened: flatten the others before making the dataset"
-            )
-        return np.concatenate([_flat(observations[key], where) for key in ("observation", "desired_goal")], axis=1)
-    array = np.asarray(observations, np.float32)
+def _flat(values: Any) -> np.ndarray:
+    """Values of T steps, arrays of any shape or Dicts of them, as float32 [T, K]."""
+    if isinstance(values, dict):
+        return np.concatenate([_flat(values[key]) for key in flattened_keys(values)], axis=1)
+    array = np.asarray(values, np.float32)
     return array.reshape(len(array), -1)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RANKS = {"observations": 2, "actions": 2, "next_observations": 2, "rewards": 1, "terminated": 1, "truncated": 1}
 FLAGS = ("terminated", "truncated")
+GOAL_KEYS = ("observation", "desired_goal")  # parts of a goal task's observation that a policy sees, in this order
 BOUND_SLACK = 1e-5  # rounding of logged actions to float32 or to a few printed digits
 
 
@@ -113,32 +114,39 @@ def check_environment(dataset: Dataset, env: Any) -> None:
 
 
 def observation_size(space: Any, name: str) -> int:
-    """Length of a flattened observation: a Box, or a Dict of a goal task (`observation`, then `desired_goal`)."""
+    """Length of a flattened observation: a Box, or a Dict of Boxes (see `flattened_keys`). Raises `DataError`."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Box):
         return int(np.prod(space.shape))
-    if isinstance(space, spaces.Dict) and {"observation", "desired_goal"} <= set(space.spaces):
-        return sum(observation_size(space[key], name) for key in ("observation", "desired_goal"))
+    if isinstance(space, spaces.Dict):
+        return sum(observation_size(space[key], name) for key in flattened_keys(space.spaces))
     raise DataError(
-        f"environment {name}: its observation space {space} is neither a Box nor a Dict with 'observation' and "
-        "'desired_goal'; wrap it with gymnasium.wrappers.FlattenObservation"
+        f"environment {name}: its observation space {space} is neither a Box nor a Dict of Boxes; "
+        "wrap it with gymnasium.wrappers.FlattenObservation"
     )
 
 
+def flattened_keys(observation: Mapping[str, Any]) -> list[str]:
+    """Which parts of a Dict observation are put one after the other: those of a goal task, else all, sorted.
+
+    `achieved_goal` of a goal task is left out, because it repeats a part of `observation`.
+    """
+    goal_task = set(GOAL_KEYS) <= set(observation)
+    return list(GOAL_KEYS) if goal_task else sorted(observation)
+
+
 def action_bounds(space: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds, float32 [A], of a one-dimensional bounded Box."""
+    """Lower and upper bounds, float32 [A], of a bounded Box, flattened. Raises `DataError`."""
     from gymnasium import spaces
 
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise DataError(
-            f"environment {name}: its action space {space} is not a one-dimensional Box; only continuous actions work"
-        )
+    if not isinstance(space, spaces.Box):
+        raise DataError(f"environment {name}: its action space {space} is not a Box; only continuous actions work")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise DataError(
             f"environment {name}: its actions have no bounds; wrap it with gymnasium.wrappers.RescaleAction"
         )
-    return space.low.astype(np.float32), space.high.astype(np.float32)
+    return space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
 
 
 def _checked_column(name: str, value: ArrayLike, where: str) -> np.ndarray:

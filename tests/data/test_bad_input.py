@@ -254,6 +254,20 @@ def test_environment_with_other_bounds(columns: Columns) -> None:
         check_environment(Dataset.from_arrays(**columns, action_low=-9, action_high=9), environment)
 
 
+def test_flattened_dict_observations() -> None:
+    from gymnasium.spaces import Box, Dict, Discrete
+
+    from segue.data.validate import observation_size
+
+    box = Box(-1, 1, (2, 3))
+    assert observation_size(box, "E") == 6
+    goal = {"observation": Box(-1, 1, (4,)), "desired_goal": Box(-1, 1, (2,)), "achieved_goal": Box(-1, 1, (2,))}
+    assert observation_size(Dict(goal), "E") == 6
+    assert observation_size(Dict({"b": box, "a": Dict({"c": Box(-1, 1, (1,))})}), "E") == 7
+    with pytest.raises(DataError, match="neither a Box nor a Dict of Boxes"):
+        observation_size(Dict({"a": Discrete(3)}), "E")
+
+
 COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "no command": ([], ("COMMAND", "--help")),
     "unknown command": (["show"], ("show", "--help")),
