@@ -261,7 +261,11 @@ def test_flattened_dict_observations() -> None:
 
     box = Box(-1, 1, (2, 3))
     assert observation_size(box, "E") == 6
-    goal = {"observation": Box(-1, 1, (4,)), "desired_goal": Box(-1, 1, (2,)), "achieved_goal": Box(-1, 1, (2,))}
+    goal: Columns = {
+        "observation": Box(-1, 1, (4,)),
+        "desired_goal": Box(-1, 1, (2,)),
+        "achieved_goal": Box(-1, 1, (2,)),
+    }
     assert observation_size(Dict(goal), "E") == 6
     assert observation_size(Dict({"b": box, "a": Dict({"c": Box(-1, 1, (1,))})}), "E") == 7
     with pytest.raises(DataError, match="neither a Box nor a Dict of Boxes"):
