@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from segue.data.environments import make_environment
 from segue.errors import UserError
 
 EnvironmentMaker = str | Callable[[], gym.Env]
@@ -20,23 +21,7 @@ def make_gym_environment(maker: EnvironmentMaker, kwargs: dict[str, Any] | None 
 
     Raises UserError if the id is unknown or the environment cannot be built.
     """
-    if callable(maker):
-        return maker()
-    try:
-        try:
-            return gym.make(maker, disable_env_checker=True, **(kwargs or {}))
-        except (gym.error.NameNotFound, gym.error.NamespaceNotFound):
-            import gymnasium_robotics
-
-            gym.register_envs(gymnasium_robotics)
-            return gym.make(maker, disable_env_checker=True, **(kwargs or {}))
-    except ImportError as error:
-        raise UserError(
-            f"environment {maker!r}: not in Gymnasium ({error}); maze, hand and Adroit tasks need "
-            f'pip install "segue[robotics]"'
-        ) from None
-    except (gym.error.Error, TypeError) as error:
-        raise UserError(f"environment {maker!r}: {str(error).splitlines()[0]}") from None
+    return maker() if callable(maker) else make_environment(maker, **(kwargs or {}))
 
 
 def flatten(observation: Any) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,20 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.core.learn import Keys, Program, Turn, act, online_turn, policy_flags
+from segue.core.phases import Online
 from segue.core.replay import store
 from segue.core.types import Batch, Metrics, PyTree
 from segue.environment import Environment
 from segue.preparation import Preparation
-
-
-@dataclass(frozen=True)
-class Online:
-    """The schedule of an online phase, in environment steps."""
-
-    env_steps: int
-    warmup_steps: int = 0  # act and store, do not learn
-    random_warmup: bool = False  # uniform actions during the warm-up instead of the policy's
-    updates_per_step: float = 1.0  # the update-to-data ratio
 
 
 class OnlineLoop:

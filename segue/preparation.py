@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+
+from segue.data.prepare import observation_statistics
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,26 @@ class Preparation:
     def identity(cls, observation_dim: int) -> Preparation:
         """Leaves everything as it is."""
         return cls(np.zeros(observation_dim, np.float32), np.ones(observation_dim, np.float32))
+
+    @classmethod
+    def of_dataset(cls, observations: np.ndarray, normalize: bool, scale: float, bias: float) -> Preparation:
+        """The map of a dataset with `observations [N, S]`."""
+        if not normalize:
+            return replace(cls.identity(observations.shape[1]), reward_scale=scale, reward_bias=bias)
+        return cls(*observation_statistics(observations), scale, bias)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()} | {
+            "reward_scale": self.reward_scale,
+            "reward_bias": self.reward_bias,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preparation:
+        """The inverse of `as_dict`, exact."""
+        mean, std = np.asarray(values["mean"], np.float32), np.asarray(values["std"], np.float32)
+        return cls(mean, std, values["reward_scale"], values["reward_bias"])
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """[..., S] as the networks see it, float32."""

@@ -18,13 +18,14 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from segue.core.learn import Program, act_greedily, initial_state, make_keys
+from segue.core.phases import Online
 from segue.core.replay import empty_rows
 from segue.core.types import Spec
 from segue.environment import Environment
 from segue.evaluate import Evaluator
 from segue.methods.sac import SAC
 from segue.nets.policies import LOG_STD_MAX, LOG_STD_MIN
-from segue.online import Online, OnlineLoop
+from segue.online import OnlineLoop
 from segue.preparation import Preparation
 
 

@@ -1,0 +1,25 @@
+"""Methods by the name that a user types."""
+
+from __future__ import annotations
+
+from segue.errors import UserError
+from segue.recipes.base import Recipe
+from segue.recipes.from_scratch import SACRecipe, TD3Recipe
+from segue.recipes.td3_bc import SSARRecipe, TD3BCRecipe
+
+METHODS: dict[str, type[Recipe]] = {
+    "td3_bc": TD3BCRecipe,
+    "td3_bc_ssar": SSARRecipe,
+    "sac": SACRecipe,
+    "td3": TD3Recipe,
+}
+
+
+def recipe_type(method: str) -> type[Recipe]:
+    """The settings class of a method. Raises UserError for an unknown name, with the nearest known ones."""
+    if method not in METHODS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(method, METHODS, n=3) or list(METHODS)
+        raise UserError(f"method '{method}' is unknown; did you mean {', '.join(near)}?")
+    return METHODS[method]

@@ -1,0 +1,250 @@
+"""Segue from Python: `train`, `finetune`, `run`, `resume`, `open_run`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from segue.data import Dataset
+from segue.environment import Environment, EnvironmentMaker
+from segue.errors import UserError
+from segue.evaluate import Evaluator, Score
+from segue.experiment import (
+    DATASET_FILE,
+    Policy,
+    execute,
+    load_policy,
+    load_shown,
+    make_config,
+    recipe_of,
+)
+from segue.recipes import recipe_type
+from segue.recipes.base import Recipe
+from segue.run_folder import RunFolder
+from segue.session import Evaluation
+from segue.settings import with_changes
+
+DEFAULT_UPDATES = 1_000_000  # offline gradient updates [all papers on MuJoCo]
+DEFAULT_ONLINE_STEPS = 250_000  # environment steps [ssar.md 2.9]
+
+
+class Run:
+    """A run on disk."""
+
+    def __init__(self, path: str | Path):
+        self.folder = RunFolder.open(Path(path))
+        self.path = self.folder.path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`: steps, times and scores of each finished phase."""
+        return self.folder.summary or {}
+
+    def policy(self, seed: int | None = None, phase: str | None = None) -> Policy:
+        """A function of an observation [S] that returns an action [A] in the environment's own units."""
+        return load_policy(self.folder, seed, phase)
+
+    def evaluate(self, episodes: int = 50, environment: EnvironmentMaker | None = None) -> dict[int, Score]:
+        """Scores of every seed's last policy over fresh episodes."""
+        config = self.folder.config
+        maker = environment or config["environment"]
+        if maker is None:
+            raise UserError(f"{self.path}: the run has no environment; give one")
+        scores = {}
+        for seed in config["seeds"]:
+            policy = load_policy(self.folder, seed)
+            evaluator = Evaluator(maker, config["environment_kwargs"], policy.preparation)
+            score = evaluator.score(policy.prepared, episodes, seed)
+            assert score is not None
+            scores[seed] = score
+        return scores
+
+
+def make_recipe(method: str, settings: dict[str, Any] | Recipe | None) -> Recipe:
+    """A method's settings: a whole recipe as it is, or the defaults with flat changes."""
+    if isinstance(settings, Recipe):
+        return settings
+    recipe: Recipe = with_changes(recipe_type(method)(), settings or {})
+    return recipe
+
+
+def start(
+    *,
+    offline: tuple[str, Recipe] | None,
+    online: tuple[str, Recipe] | None,
+    dataset: str | Dataset | None,
+    environment: EnvironmentMaker | None,
+    out: str | Path,
+    updates: int = DEFAULT_UPDATES,
+    online_steps: int = DEFAULT_ONLINE_STEPS,
+    seeds: tuple[int, ...] = (0,),
+    evaluation: Evaluation = Evaluation(),
+    transitions: int | None = None,
+    parent: Path | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Check everything, create the run folder, run."""
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise UserError(f"seeds {' '.join(map(str, seeds))}: give each seed once")
+    data = load_shown(dataset, transitions) if isinstance(dataset, str) else dataset
+    kwargs: dict[str, Any] = {}
+    if data is not None:
+        environment = environment or data.environment_id
+        kwargs = data.environment_kwargs if environment == data.environment_id else {}
+    config = make_config(
+        offline=offline,
+        online=online,
+        dataset=None if data is None else (data.source or "in memory"),
+        environment=environment,
+        environment_kwargs=kwargs,
+        updates=updates,
+        online_steps=online_steps,
+        seeds=seeds,
+        evaluation=evaluation,
+        parent=parent,
+    )
+    config["action_bounds"] = _action_bounds(data, environment, kwargs)
+    folder = RunFolder.create(Path(out), config)
+    if isinstance(dataset, Dataset) and not data.source:  # type: ignore[union-attr]
+        from segue.data.convert import convert
+
+        convert(dataset, folder.path / DATASET_FILE)
+    execute(folder, data, environment if callable(environment) else None, quiet)
+    return Run(folder.path)
+
+
+def _action_bounds(data: Dataset | None, environment: EnvironmentMaker | None, kwargs: dict[str, Any]) -> list[list[float]]:
+    if data is not None:
+        return [data.action_low.tolist(), data.action_high.tolist()]
+    assert environment is not None
+    made = Environment(environment, kwargs)
+    bounds = [made.action_low.tolist(), made.action_high.tolist()]
+    made.close()
+    return bounds
+
+
+def train(
+    method: str,
+    dataset: str | Dataset | None = None,
+    environment: EnvironmentMaker | None = None,
+    *,
+    out: str | Path,
+    steps: int = DEFAULT_UPDATES,
+    settings: dict[str, Any] | Recipe | None = None,
+    **options: Any,
+) -> Run:
+    """Learn from `dataset` for `steps` gradient updates; a method that needs none learns online for `steps` steps.
+
+    `environment` (an id or a function that builds one) is for evaluation. Options as of `start`.
+    """
+    recipe = make_recipe(method, settings)
+    if not recipe.needs_dataset:
+        if environment is None:
+            raise UserError(f"{method} learns online: give an environment (--env)")
+        return start(
+            offline=None, online=(method, recipe), dataset=dataset, environment=environment, out=out,
+            online_steps=steps, **options,
+        )
+    if dataset is None:
+        raise UserError(f"{method} learns from a dataset: give one (--dataset)")
+    return start(
+        offline=(method, recipe), online=None, dataset=dataset, environment=environment, out=out, updates=steps,
+        **options,
+    )
+
+
+def finetune(
+    run: Run | str | Path,
+    environment: EnvironmentMaker | None = None,
+    *,
+    out: str | Path,
+    steps: int = DEFAULT_ONLINE_STEPS,
+    method: str | None = None,
+    settings: dict[str, Any] | Recipe | None = None,
+    dataset: str | Dataset | None = None,
+    seeds: tuple[int, ...] | None = None,
+    **options: Any,
+) -> Run:
+    """Go on from a run's last policy in `environment` for `steps` steps, by its own method or another.
+
+    The replay starts from `dataset`, by default the one that the run learned from.
+    """
+    parent = run if isinstance(run, Run) else Run(run)
+    config = parent.folder.config
+    before = config["online"] or config["offline"]
+    if isinstance(settings, Recipe):
+        recipe = settings
+    elif method is None or method == before["method"]:
+        recipe = with_changes(recipe_of(before), settings or {})
+    else:
+        recipe = continuing(make_recipe(method, None), settings or {})
+    kept = parent.path / DATASET_FILE
+    if dataset is None and config["dataset"] != "none":
+        dataset = str(kept) if kept.is_file() else config["dataset"]
+    return start(
+        offline=None,
+        online=(method or before["method"], recipe),
+        dataset=dataset,
+        environment=environment or config["environment"],
+        out=out,
+        online_steps=steps,
+        seeds=tuple(config["seeds"]) if seeds is None else seeds,
+        parent=parent.path,
+        **options,
+    )
+
+
+def continuing(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
+    """Settings of a from-scratch method that continues a policy: it acts by that policy from the first step."""
+    if hasattr(recipe, "random_warmup"):
+        recipe = replace(recipe, random_warmup=False, warmup_steps=5_000, replay="all")  # type: ignore[call-arg]
+    continued: Recipe = with_changes(recipe, settings)
+    return continued
+
+
+def run(
+    method: str,
+    dataset: str | Dataset,
+    environment: EnvironmentMaker | None = None,
+    *,
+    out: str | Path,
+    offline: str | None = None,
+    steps: int = DEFAULT_UPDATES,
+    online_steps: int = DEFAULT_ONLINE_STEPS,
+    settings: dict[str, Any] | Recipe | None = None,
+    offline_settings: dict[str, Any] | Recipe | None = None,
+    **options: Any,
+) -> Run:
+    """Offline by `offline` (default: the same method), then online by `method`."""
+    online_recipe = make_recipe(method, settings)
+    if offline is None and not online_recipe.needs_dataset:
+        raise UserError(f"{method} has no offline phase: name one with --offline (td3_bc, td3_bc_ssar)")
+    if offline is not None and offline != method:
+        first = (offline, make_recipe(offline, offline_settings))
+        if not isinstance(settings, Recipe):
+            online_recipe = continuing(make_recipe(method, None), settings or {})
+    else:
+        first = (method, online_recipe)
+    if not first[1].needs_dataset:
+        raise UserError(f"{first[0]} has no offline phase: choose --offline td3_bc or td3_bc_ssar")
+    return start(
+        offline=first, online=(method, online_recipe), dataset=dataset, environment=environment, out=out,
+        updates=steps, online_steps=online_steps, **options,
+    )
+
+
+def resume(path: str | Path, environment: EnvironmentMaker | None = None, quiet: bool = False) -> Run:
+    """Go on with a run that was interrupted, from its last checkpoint; nothing happens to a finished one.
+
+    An environment built by a function must be given again: a file cannot hold it.
+    """
+    folder = RunFolder.open(Path(path))
+    execute(folder, environment=environment, quiet=quiet)
+    return Run(folder.path)
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run."""
+    return Run(path)
+

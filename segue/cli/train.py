@@ -1,0 +1,211 @@
+"""`segue train`, `segue finetune`, `segue run`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from segue.api import DEFAULT_ONLINE_STEPS, DEFAULT_UPDATES, Run
+from segue.api import finetune as api_finetune
+from segue.api import run as api_run
+from segue.api import train as api_train
+from segue.cli.table import print_result
+from segue.errors import UserError
+from segue.experiment import recipe_of
+from segue.recipes import METHODS, recipe_type
+from segue.recipes.base import Recipe
+from segue.recipes.presets import ssar_preset
+from segue.run_folder import RunFolder
+from segue.session import Evaluation
+
+FLAT = (
+    tyro.conf.OmitArgPrefixes,
+    tyro.conf.OmitSubcommandPrefixes,
+    tyro.conf.AvoidSubcommands,
+    tyro.conf.FlagConversionOff,
+    tyro.conf.SuppressFixed,
+)
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every training command takes."""
+
+    dataset: str | None = None  # segue/NAME, minari:ID, d4rl:PATH, ogbench:PATH, or a .npz, .parquet or .csv file
+    transitions: int | None = None  # size of built-in data, or how many rows of a file to use
+    env: str | None = None  # Gymnasium id; default: the dataset's own
+    seeds: tuple[int, ...] = (0,)  # several are trained side by side
+    out: Path | None = None  # run folder; default: runs/METHOD-DATASET-N
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    quiet: bool = False  # no progress on the terminal
+
+
+@dataclass(frozen=True)
+class TrainOptions(Common):
+    """Offline training."""
+
+    steps: int = DEFAULT_UPDATES  # gradient updates (sac, td3: environment steps) [1,000,000 in the papers]
+
+
+@dataclass(frozen=True)
+class FinetuneOptions(Common):
+    """Online training from a run."""
+
+    steps: int = DEFAULT_ONLINE_STEPS  # environment steps, warm-up included [250,000 in the SSAR paper]
+
+
+@dataclass(frozen=True)
+class RunOptions(Common):
+    """Offline, then online."""
+
+    steps: int = DEFAULT_UPDATES  # offline gradient updates [1,000,000 in the papers]
+    online_steps: int = DEFAULT_ONLINE_STEPS  # environment steps, warm-up included [250,000 in the SSAR paper]
+
+
+def _split(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: segue {command} {what} [OPTIONS]\n\n{method_table()}\n\nsegue {command} {what} --help shows its options")
+        sys.exit(0 if argv else 2)
+    if argv[0].startswith("-"):
+        raise UserError(f"the first argument is the {what}, not {argv[0]}")
+    return argv[0], argv[1:]
+
+
+def method_table() -> str:
+    """One line a method: what it does, its paper."""
+    return "\n".join(f"  {name:<14}{cls.summary}\n{'':16}[{cls.paper}]" for name, cls in METHODS.items())
+
+
+def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
+    """Cut `option VALUE` out of `argv`: options that decide which other options there are."""
+    for i, word in enumerate(argv):
+        if word == option:
+            if i + 1 == len(argv):
+                raise UserError(f"{option} needs a value")
+            return argv[i + 1], argv[:i] + argv[i + 2 :]
+        if word.startswith(option + "="):
+            return word.split("=", 1)[1], argv[:i] + argv[i + 1 :]
+    return None, argv
+
+
+def _parse(program: str, options: type[Common], recipe: Recipe, argv: list[str], note: str = "") -> tuple[Any, Recipe]:
+    """Run options and method settings from one flat list of options, the defaults being `recipe`'s."""
+    kind: Any = type(recipe)
+    both = make_dataclass(
+        "Options", [("options", options, field(default_factory=options)), ("settings", kind, field(default=recipe))]
+    )
+    description = f"{kind.summary}. {kind.paper}.{note}"
+    parsed = tyro.cli(both, args=argv, prog=program, description=description, config=FLAT)
+    return parsed.options, parsed.settings  # type: ignore[attr-defined]
+
+
+def _recipe(method: str, preset: str | None) -> Recipe:
+    if preset is None:
+        return recipe_type(method)()
+    if method != "td3_bc_ssar":
+        raise UserError(f"--preset is for td3_bc_ssar; {method} has the same settings on every dataset")
+    return ssar_preset(preset)
+
+
+def default_out(name: str) -> Path:
+    """The first free `runs/NAME-N`."""
+    n = 1
+    while (path := Path("runs") / f"{name}-{n}").exists():
+        n += 1
+    return path
+
+
+def _named(options: Common, method: str) -> Path:
+    data = (options.dataset or options.env or "run").replace("\\", "/").rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+    return options.out or default_out(f"{method}-{data}")
+
+
+def _common(options: Common) -> dict[str, Any]:
+    return {
+        "environment": options.env,
+        "seeds": options.seeds,
+        "evaluation": options.evaluation,
+        "transitions": options.transitions,
+        "quiet": options.quiet,
+    }
+
+
+PRESET_NOTE = " --preset NAME takes the paper's settings for one of its datasets (hopper-medium-v2, ...)."
+
+
+def train(argv: list[str]) -> int:
+    """`segue train METHOD`."""
+    method, rest = _split("train", argv, "METHOD")
+    preset, rest = _take(rest, "--preset")
+    recipe = _recipe(method, preset)
+    note = PRESET_NOTE if method == "td3_bc_ssar" else ""
+    options, settings = _parse(f"segue train {method}", TrainOptions, recipe, rest, note)
+    out = _named(options, method)
+    result = api_train(
+        method, options.dataset, out=out, steps=options.steps, settings=settings, **_common(options)
+    )
+    return print_result(result)
+
+
+def run(argv: list[str]) -> int:
+    """`segue run METHOD`."""
+    method, rest = _split("run", argv, "METHOD")
+    offline, rest = _take(rest, "--offline")
+    preset, rest = _take(rest, "--preset")
+    recipe = _recipe(method, preset)
+    if offline is not None and offline != method:
+        from segue.api import continuing
+
+        recipe = continuing(recipe, {})
+    note = " --offline METHOD learns offline by another method first." + (PRESET_NOTE if preset else "")
+    options, settings = _parse(f"segue run {method}", RunOptions, recipe, rest, note)
+    if options.dataset is None:
+        raise UserError("run begins offline: give a dataset (--dataset)")
+    result = api_run(
+        method,
+        options.dataset,
+        out=_named(options, method),
+        offline=offline,
+        steps=options.steps,
+        online_steps=options.online_steps,
+        settings=settings,
+        **_common(options),
+    )
+    return print_result(result)
+
+
+def finetune(argv: list[str]) -> int:
+    """`segue finetune RUN`."""
+    path, rest = _split("finetune", argv, "RUN")
+    method, rest = _take(rest, "--method")
+    parent = RunFolder.open(Path(path))
+    before = parent.config["online"] or parent.config["offline"]
+    if method is None or method == before["method"]:
+        method, recipe = before["method"], recipe_of(before)
+    else:
+        from segue.api import continuing
+
+        recipe = continuing(recipe_type(method)(), {})
+    note = " --method NAME goes on by another method than the run's own."
+    seeded = make_dataclass(
+        "FinetuneOptions",
+        [("seeds", Annotated[tuple[int, ...], tyro.conf.arg(help="some or all of the run's seeds")],
+          field(default=tuple(parent.config["seeds"])))],
+        bases=(FinetuneOptions,),
+        frozen=True,
+    )
+    options, settings = _parse(f"segue finetune {path}", seeded, recipe, rest, note)
+    result = api_finetune(
+        Run(Path(path)),
+        out=options.out or default_out(f"{Path(path).name}-online"),
+        steps=options.steps,
+        method=method,
+        settings=settings,
+        dataset=options.dataset,
+        **_common(options),
+    )
+    return print_result(result)

@@ -1,0 +1,92 @@
+"""Phases: an algorithm running on data. A run is a tuple of them; what one makes, the next may continue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from segue.core.algorithm import Algorithm
+from segue.core.replay import Mix
+from segue.errors import UserError
+
+ReplayStart = Literal["all", "half", "part", "none"]
+MIXES: dict[ReplayStart, Mix] = {"all": "joined", "part": "joined", "half": "half", "none": "online"}
+
+
+@dataclass(frozen=True)
+class Online:
+    """The schedule of an online phase, in environment steps."""
+
+    env_steps: int
+    warmup_steps: int = 0  # act and store, do not learn
+    random_warmup: bool = False  # uniform actions during the warm-up instead of the policy's
+    updates_per_step: float = 1.0  # the update-to-data ratio
+    replay: ReplayStart = "none"  # what of the dataset online batches may hold
+    part_trajectories: int = 50  # how many of the best trajectories "part" keeps
+    inherit_trust: bool = False  # released SSAR: new rows take the flags of the rows whose slots they fill
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the sub-dataset of trusted rows is chosen (../spec/ssar.md 2.2)."""
+
+    rule: Literal["return", "iql_advantage", "success", "none"] = "none"
+    threshold: float | None = None  # of the return
+    quantile: float | None = None  # of the dataset's returns, where no threshold is given
+    failure_reward: float = -1.0  # last reward of an unsuccessful trajectory, after scaling
+    strict: bool = True  # an empty or a full selection is an error, not a warning
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`updates` gradient steps on the dataset, or an online schedule."""
+
+    name: str
+    algorithm: Algorithm
+    updates: int = 0
+    online: Online | None = None
+    selection: Selection = Selection()
+    replay_drop_last: bool = False  # released "part" always loses the data's last trajectory
+
+    @property
+    def steps(self) -> int:
+        """Gradient updates offline, environment steps online."""
+        return self.online.env_steps if self.online else self.updates
+
+    @property
+    def mix(self) -> Mix:
+        """Where its batches come from."""
+        return MIXES[self.online.replay] if self.online else "offline"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Roles that must exist before it starts."""
+        selector = ("selector_critic", "selector_value") if self.selection.rule == "iql_advantage" else ()
+        return self.algorithm.needs + selector
+
+
+def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> None:
+    """Refuse what cannot compose before anything compiles.
+
+    `roles` and `policy_kind` describe what exists before the first phase. Raises UserError that names the phase, what
+    it lacks, and the remedy.
+    """
+    for phase in phases:
+        algorithm = phase.algorithm
+        missing = [role for role in phase.needs if role not in roles]
+        if missing:
+            remedy = "start from a run whose method makes them"
+            if "selector_critic" in missing:
+                remedy = "choose --selection return, or start from a run that selected by IQL's advantage"
+            raise UserError(f"phase '{phase.name}' needs {' and '.join(missing)}, which no earlier phase made: {remedy}")
+        if algorithm.policy_kind and policy_kind and algorithm.policy_kind != policy_kind:
+            fitting = "td3 or td3_bc" if policy_kind == "deterministic" else "sac"
+            raise UserError(
+                f"phase '{phase.name}' ({type(algorithm).__name__}) continues a {algorithm.policy_kind} policy, but the "
+                f"policy so far is {policy_kind}: go on with {fitting}"
+            )
+        if phase.steps < 1:
+            raise UserError(f"phase '{phase.name}' has {phase.steps} steps; it needs at least 1")
+        roles = roles | set(algorithm.gives)
+        policy_kind = algorithm.policy_kind or policy_kind

@@ -1,0 +1,274 @@
+"""From a run's config to its execution: the one road for new, fine-tuned and resumed runs."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segue import __version__, checkpoint
+from segue.core.learn import act_greedily, initial_state, make_keys
+from segue.core.phases import Phase, check
+from segue.core.types import Models, Spec
+from segue.data import Dataset, load_dataset
+from segue.data.validate import check_environment
+from segue.environment import Environment, EnvironmentMaker
+from segue.errors import UserError
+from segue.preparation import Preparation
+from segue.recipes import recipe_type
+from segue.recipes.base import Recipe
+from segue.run_folder import RunFolder
+from segue.session import Evaluation, Session
+from segue.settings import as_dict, flat, from_dict
+
+DATASET_FILE = "dataset.npz"  # a dataset that was handed over in Python is kept with its run
+
+
+def versions() -> dict[str, str]:
+    """Of everything that decides a run's numbers."""
+    names = ("jax", "jaxlib", "optax", "numpy", "gymnasium", "mujoco")
+    own = {"segue": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in names}
+
+
+def recipe_of(entry: dict[str, Any]) -> Recipe:
+    """The settings that `config.json` holds."""
+    recipe: Recipe = from_dict(recipe_type(entry["method"])(), entry["settings"])
+    return recipe
+
+
+def entry_of(method: str, recipe: Recipe) -> dict[str, Any]:
+    """The inverse of `recipe_of`."""
+    return {"method": method, "settings": as_dict(recipe)}
+
+
+def phases_of(config: dict[str, Any]) -> tuple[Phase, ...]:
+    """The phases of a run, without its parent's."""
+    phases: tuple[Phase, ...] = ()
+    if config["offline"] is not None:
+        phases += recipe_of(config["offline"]).offline_phases(config["updates"])
+    if config["online"] is not None:
+        phases += (recipe_of(config["online"]).online_phase(config["online_steps"]),)
+    return phases
+
+
+def make_config(
+    *,
+    offline: tuple[str, Recipe] | None,
+    online: tuple[str, Recipe] | None,
+    dataset: str | None,
+    environment: EnvironmentMaker | None,
+    environment_kwargs: dict[str, Any],
+    updates: int,
+    online_steps: int,
+    seeds: tuple[int, ...],
+    evaluation: Evaluation,
+    parent: Path | None = None,
+) -> dict[str, Any]:
+    """The resolved settings of a new run, as JSON. Raises UserError for phases that cannot follow each other."""
+    names = list(dict.fromkeys(entry[0] for entry in (offline, online) if entry is not None))
+    settings = dict(pair for entry in (offline, online) if entry is not None for pair in flat(entry[1]))
+    config: dict[str, Any] = {
+        "method": " → ".join(names),
+        "dataset": dataset or "none",
+        "environment": environment if isinstance(environment, str) else getattr(environment, "__name__", None),
+        "environment_kwargs": environment_kwargs,
+        "seeds": list(seeds),
+        "offline": entry_of(*offline) if offline else None,
+        "online": entry_of(*online) if online else None,
+        "updates": updates,
+        "online_steps": online_steps,
+        "evaluation": asdict(evaluation),
+        "parent": str(parent.resolve()) if parent else None,
+        "settings": settings,
+        "versions": versions(),
+        "command": shlex.join(["segue", *sys.argv[1:]]) if Path(sys.argv[0]).name == "segue" else "python",
+    }
+    phases = phases_of(config)
+    if not phases:
+        raise UserError(f"{config['method']} learns online only: give --env and environment steps")
+    config["phases"] = [
+        {"name": p.name, "kind": "online" if p.online else "offline", "steps": p.steps} for p in phases
+    ]
+    earlier = all_phases(RunFolder.open(parent)) if parent else ()
+    check((*earlier, *phases), set(), None)
+    if any(phase.online for phase in phases) and environment is None:
+        raise UserError("an online phase needs an environment: give one with --env")
+    return config
+
+
+def all_phases(folder: RunFolder) -> tuple[Phase, ...]:
+    """The phases of a run, its parents' first."""
+    config = folder.config
+    earlier = all_phases(RunFolder.open(Path(config["parent"]))) if config["parent"] else ()
+    return (*earlier, *phases_of(config))
+
+
+def load_models(folder: RunFolder, phase_name: str | None = None) -> tuple[Models, Phase, Spec, Preparation]:
+    """The models that a finished phase (the last one, or the one named) handed on, and what is needed to use them.
+
+    Raises UserError if it is not finished.
+    """
+    config = folder.config
+    own = phases_of(config)
+    finished = [phase for phase in own if (folder.models_path(phase.name) / checkpoint.MANIFEST).is_file()]
+    if phase_name is not None:
+        finished = [phase for phase in finished if phase.name == phase_name]
+    if not finished:
+        raise UserError(f"{folder.path}: no finished phase to use; finish the run first: segue resume {folder.path}")
+    last = finished[-1]
+    path = folder.models_path(last.name)
+    manifest = checkpoint.read_manifest(path)
+    spec, keys = Spec(*manifest["spec"]), make_keys(tuple(config["seeds"]), 0)
+    models: Models = {}
+    for phase in all_phases(folder):
+        state = jax.eval_shape(lambda m, p=phase: initial_state(p.algorithm, m, spec, keys), models)
+        models = models | phase.algorithm.export(state)
+        if phase == last:
+            break
+    return checkpoint.load(path, models), last, spec, Preparation.from_dict(manifest["preparation"])
+
+
+def load_run_dataset(folder: RunFolder) -> Dataset | None:
+    """The dataset of a run, from its folder if it was handed over in Python."""
+    kept, name = folder.path / DATASET_FILE, folder.config["dataset"]
+    if kept.is_file():
+        return load_dataset(str(kept))
+    return None if name == "none" else load_shown(name)
+
+
+def load_shown(reference: str, transitions: int | None = None) -> Dataset:
+    """`load_dataset`, with a progress bar where data has to be generated."""
+    from segue.cli.data import shown_progress
+
+    with shown_progress(f"generating {reference}") as progress:
+        return load_dataset(reference, transitions=transitions, progress=progress)
+
+
+def execute(
+    folder: RunFolder,
+    dataset: Dataset | None = None,
+    environment: EnvironmentMaker | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Run what is left of a run; its summary.
+
+    `dataset` and `environment` stand in for what the config names (an environment built by a function of the caller's
+    cannot be named in a file). Raises UserError, Interrupted, Diverged.
+    """
+    config = folder.config
+    phases, seeds = phases_of(config), tuple(config["seeds"])
+    environment = environment or config["environment"]
+    if dataset is None:
+        dataset = load_run_dataset(folder)
+    models: Models = {}
+    first_phase = 0
+    if config["parent"]:
+        parent = RunFolder.open(Path(config["parent"]))
+        models, _, spec, preparation = load_models(parent)
+        models = _for_seeds(models, tuple(parent.config["seeds"]), seeds)
+        first_phase = len(all_phases(parent))
+    else:
+        spec = _spec(dataset, environment, config["environment_kwargs"])
+        recipe = recipe_of(config["offline"] or config["online"])
+        scale = (recipe.reward_scale, recipe.reward_bias)
+        if dataset is not None:
+            preparation = Preparation.of_dataset(dataset.observations, recipe.normalize_observations, *scale)
+        else:
+            identity = Preparation.identity(spec.observation_dim)
+            preparation = replace(identity, reward_scale=scale[0], reward_bias=scale[1])
+    if environment is not None:
+        _check_fit(dataset, spec, environment, config["environment_kwargs"])
+    session = Session(
+        folder=folder,
+        phases=phases,
+        spec=spec,
+        dataset=dataset,
+        preparation=preparation,
+        environment=environment,
+        environment_kwargs=config["environment_kwargs"],
+        seeds=seeds,
+        models=models,
+        first_phase=first_phase,
+        evaluation=Evaluation(**config["evaluation"]),
+        quiet=quiet,
+    )
+    return session.run()
+
+
+def _for_seeds(models: Models, have: tuple[int, ...], want: tuple[int, ...]) -> Models:
+    missing = [seed for seed in want if seed not in have]
+    if missing:
+        raise UserError(f"the parent run has no seed {missing[0]}; it has {' '.join(map(str, have))}")
+    rows = np.asarray([have.index(seed) for seed in want])
+    return jax.tree.map(lambda x: np.asarray(x)[rows], models)
+
+
+def _spec(dataset: Dataset | None, environment: EnvironmentMaker | None, kwargs: dict[str, Any]) -> Spec:
+    if dataset is not None:
+        return Spec(dataset.observation_dim, dataset.action_dim)
+    assert environment is not None
+    made = Environment(environment, kwargs)
+    spec = Spec(made.observation_dim, made.action_dim)
+    made.close()
+    return spec
+
+
+def _check_fit(dataset: Dataset | None, spec: Spec, environment: EnvironmentMaker, kwargs: dict[str, Any]) -> None:
+    """Raise UserError before anything compiles if the environment's spaces are not those of the data."""
+    made = Environment(environment, kwargs)
+    if dataset is not None:
+        check_environment(dataset, made.gym)
+    elif (made.observation_dim, made.action_dim) != tuple(spec):
+        raise UserError(
+            f"environment {made.id} has {made.observation_dim} observations and {made.action_dim} actions, the policy "
+            f"{spec.observation_dim} and {spec.action_dim}: choose the environment that it was trained for"
+        )
+    made.close()
+
+
+class Policy:
+    """A trained policy: observation [S] (or [n, S]) -> action [A] (or [n, A]) in the environment's own units."""
+
+    def __init__(self, phase: Phase, state: Any, preparation: Preparation, low: np.ndarray, high: np.ndarray):
+        self.phase, self.state, self.preparation, self.low, self.high = phase, state, preparation, low, high
+
+    def prepared(self, observation: np.ndarray) -> np.ndarray:
+        """Prepared observations [n, S] -> actions [n, A] in [-1, 1]."""
+        return np.asarray(act_greedily(self.phase.algorithm, self.state, jnp.asarray(observation)))
+
+    def __call__(self, observation: np.ndarray) -> np.ndarray:
+        """The greedy action."""
+        observation = np.asarray(observation, np.float32)
+        batch = np.atleast_2d(observation)
+        action = np.clip(self.prepared(self.preparation.observation(batch)), -1, 1)
+        native = self.low + (action + 1) / 2 * (self.high - self.low)
+        return native[0] if observation.ndim == 1 else native
+
+
+def load_policy(folder: RunFolder, seed: int | None = None, phase_name: str | None = None) -> Policy:
+    """The policy of one seed (default: the first) after a finished phase (default: the last)."""
+    models, phase, spec, preparation = load_models(folder, phase_name)
+    if phase.algorithm.policy_kind is None:
+        raise UserError(f"{folder.path}: phase '{phase.name}' has no policy")
+    seeds = tuple(folder.config["seeds"])
+    chosen = _for_seeds(models, seeds, (seeds[0] if seed is None else seed,))
+    state = initial_state(phase.algorithm, jax.tree.map(jnp.asarray, chosen), spec, make_keys((0,), 0))
+    low, high = _bounds(folder)
+    return Policy(phase, jax.tree.map(lambda x: x[0], state), preparation, low, high)
+
+
+def _bounds(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+    """Action bounds of the run's environment or, without one, of its dataset."""
+    bounds = folder.config.get("action_bounds")
+    if bounds is None:
+        raise UserError(f"{folder.config_path}: no action bounds; it is of another version")
+    return np.asarray(bounds[0], np.float32), np.asarray(bounds[1], np.float32)

@@ -1,0 +1,33 @@
+"""What a method is on the command line: settings, and the phases that they make."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from segue.core.phases import Phase, ReplayStart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """Fields are settings; every one is an option with its default and source."""
+
+    summary: ClassVar[str]  # one line: what it does and when to choose it
+    paper: ClassVar[str]
+    needs_dataset: ClassVar[bool] = True
+
+    normalize_observations: bool  # (s - mean) / (std + 0.001) with the dataset's statistics
+    reward_scale: float = 1.0  # rewards are stored as reward * scale + bias [1 on MuJoCo]
+    reward_bias: float = 0.0  # [0 on MuJoCo, -1 on AntMaze for TD3+BC]
+    replay: ReplayStart = "all"  # online batches: all of the dataset, half of each batch, its best part, none
+    warmup_steps: int = 5_000  # online steps that only act and store [ssar.md 2.9]
+    updates_per_step: float = 1.0  # online gradient updates per environment step [1 in the papers]
+
+    @abstractmethod
+    def offline_phases(self, updates: int) -> tuple[Phase, ...]:
+        """The phases on the dataset, the last of them `updates` gradient steps long; () if it has none."""
+
+    @abstractmethod
+    def online_phase(self, env_steps: int) -> Phase:
+        """The phase in the environment."""

@@ -1,0 +1,56 @@
+"""SAC and TD3: online from scratch, or from a policy of their kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from segue.core.phases import Online, Phase, ReplayStart
+from segue.methods.sac import SAC
+from segue.methods.td3 import TD3
+from segue.recipes.base import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OnlineRecipe(Recipe):
+    needs_dataset: ClassVar[bool] = False
+
+    normalize_observations: bool = False  # [neither paper does]
+    replay: ReplayStart = "none"  # from scratch there is no dataset
+    warmup_steps: int = 10_000  # [10,000 in public SAC implementations; 25,000 in TD3 on the same tasks]
+    random_warmup: bool = True  # uniform actions in the warm-up; off when a policy is continued
+
+    def _schedule(self, env_steps: int) -> Online:
+        return Online(env_steps, self.warmup_steps, self.random_warmup, self.updates_per_step, self.replay)
+
+    def offline_phases(self, updates: int) -> tuple[Phase, ...]:
+        """None: these methods learn online."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SACRecipe(_OnlineRecipe):
+    """Soft actor-critic."""
+
+    summary: ClassVar[str] = "soft actor-critic, online; the strong default without a dataset"
+    paper: ClassVar[str] = "Haarnoja et al. 2018, arXiv:1801.01290, arXiv:1812.05905"
+
+    algorithm: SAC = SAC()
+
+    def online_phase(self, env_steps: int) -> Phase:
+        """SAC in the environment."""
+        return Phase("online", self.algorithm, online=self._schedule(env_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3Recipe(_OnlineRecipe):
+    """TD3."""
+
+    summary: ClassVar[str] = "TD3, online; the plain host of deterministic methods, direct fine-tuning of TD3+BC"
+    paper: ClassVar[str] = "Fujimoto et al. 2018, arXiv:1802.09477"
+
+    algorithm: TD3 = TD3()
+
+    def online_phase(self, env_steps: int) -> Phase:
+        """TD3 in the environment."""
+        return Phase("online", self.algorithm, online=self._schedule(env_steps))

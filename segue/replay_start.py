@@ -1,0 +1,117 @@
+"""What a phase finds when it begins: the prepared rows, their trust flags, and how new online rows are flagged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segue.core.phases import Phase
+from segue.core.types import Batch, Models
+from segue.data import Dataset
+from segue.data.prepare import top_trajectories
+from segue.errors import UserError
+from segue.preparation import Preparation
+from segue.selection import trust_flags
+
+PROBE_ROWS = 1024  # fixed sample of the dataset for diagnostics
+
+
+@dataclass(frozen=True)
+class PhaseData:
+    """The offline side of a phase's memory."""
+
+    rows: Batch | None  # leaves [N, ...] on the device
+    columns: dict[str, np.ndarray]  # [seeds, N]
+    selection: dict[str, Any] | None  # rule and share of the trusted rows
+    probe: Batch | None  # a fixed sample for diagnostics
+    probe_columns: dict[str, np.ndarray]
+    reward_scale: float | None  # largest |reward| of the dataset
+    new_row_extras: Callable[[int], dict[str, np.ndarray]]  # number of online rows so far -> columns of the next
+
+
+def prepared_rows(dataset: Dataset, preparation: Preparation) -> Batch:
+    """The dataset as the networks see it, on the device; actions scaled from their bounds to [-1, 1]."""
+    low, high = dataset.action_low.astype(np.float32), dataset.action_high.astype(np.float32)
+    return Batch(
+        obs=jnp.asarray(preparation.observation(dataset.observations)),
+        action=jnp.asarray(np.clip(2 * (dataset.actions - low) / (high - low) - 1, -1, 1)),
+        reward=jnp.asarray(preparation.reward(dataset.rewards), jnp.float32),
+        next_obs=jnp.asarray(preparation.observation(dataset.next_observations)),
+        terminal=jnp.asarray(dataset.terminated, jnp.float32),
+        extras={},
+    )
+
+
+def phase_data(
+    phase: Phase, dataset: Dataset | None, preparation: Preparation, models: Models, seeds: int
+) -> PhaseData:
+    """Prepare the rows and flags of `phase`. Raises UserError if it needs a dataset and there is none."""
+    wants_flags = "trust" in columns_of(phase)
+    ones = np.ones(seeds, np.float32)
+
+    def trusted(step: int) -> dict[str, np.ndarray]:
+        return {"trust": ones} if wants_flags else {}
+
+    if dataset is None:
+        if phase.mix != "online":
+            raise UserError(f"phase '{phase.name}' learns from a dataset: give one with --dataset, or --replay none")
+        return PhaseData(None, {"trust": np.ones((seeds, 0), np.float32)} if wants_flags else {}, None, None, {}, None, trusted)
+    rows = prepared_rows(dataset, preparation)
+    columns: dict[str, np.ndarray] = {}
+    selection = None
+    if wants_flags:
+        limit = dataset.max_episode_steps
+        scaled_returns = _scaled_returns(dataset, preparation)
+        columns["trust"], selection = trust_flags(phase.selection, rows, scaled_returns, limit, models, seeds)
+    scale = float(np.abs(np.asarray(rows.reward)).max())
+    sample = np.random.default_rng(0).integers(0, len(dataset), min(PROBE_ROWS, len(dataset)))
+    probe = jax.tree.map(lambda x: x[sample], rows)
+    probe_columns = {name: flags[:, sample] for name, flags in columns.items()}
+    extras = trusted
+    if phase.online and phase.online.replay == "part":
+        kept = _best_rows(phase, rows)
+        if phase.online.inherit_trust and wants_flags:
+            extras = inherited(columns["trust"], len(kept))
+        rows = jax.tree.map(lambda x: x[kept], rows)
+        columns = {name: flags[:, kept] for name, flags in columns.items()}
+    if phase.mix == "online":
+        return PhaseData(None, {k: v[:, :0] for k, v in columns.items()}, selection, probe, probe_columns, scale, extras)
+    return PhaseData(rows, columns, selection, probe, probe_columns, scale, extras)
+
+
+def columns_of(phase: Phase) -> tuple[str, ...]:
+    """Extras that the phase's algorithm reads."""
+    coefficient = getattr(phase.algorithm, "coefficient", None)
+    return phase.algorithm.columns + (coefficient.columns if coefficient is not None else ())
+
+
+def _scaled_returns(dataset: Dataset, preparation: Preparation) -> np.ndarray:
+    """Returns of the stored rewards, which is what a return threshold is about (../spec/ssar.md 2.2)."""
+    return dataset.episode_returns * preparation.reward_scale + preparation.reward_bias * dataset.episode_lengths
+
+
+def _best_rows(phase: Phase, rows: Batch) -> np.ndarray:
+    assert phase.online is not None
+    return top_trajectories(
+        np.asarray(rows.obs),
+        np.asarray(rows.next_obs),
+        np.asarray(rows.reward),
+        np.asarray(rows.terminal) > 0,
+        phase.online.part_trajectories,
+        drop_last=phase.replay_drop_last,
+    )
+
+
+def inherited(flags: np.ndarray, kept: int) -> Callable[[int], dict[str, np.ndarray]]:
+    """The released program's flags of new rows after "part": those left behind in the slots they fill (B17)."""
+
+    def extras(step: int) -> dict[str, np.ndarray]:
+        slot = kept + step
+        return {"trust": flags[:, slot] if slot < flags.shape[1] else np.ones(len(flags), np.float32)}
+
+    return extras

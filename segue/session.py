@@ -1,0 +1,362 @@
+"""The driver: runs phases one after another, evaluates, logs, saves, and goes on after an interruption."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segue import checkpoint
+from segue.core.learn import Program, act_greedily, diagnose, initial_state, make_keys
+from segue.core.phases import Phase
+from segue.core.replay import empty_rows
+from segue.core.types import Models, PyTree, Spec
+from segue.data import Dataset
+from segue.environment import Environment, EnvironmentMaker
+from segue.evaluate import Evaluator, Score
+from segue.online import OnlineLoop
+from segue.preparation import Preparation
+from segue.progress import Progress
+from segue.replay_start import PhaseData, phase_data
+from segue.run_folder import RunFolder
+from segue.stop import Diverged, Interrupted, StopSignals
+from segue.workers import Averages, OfflineWorker, OnlineWorker, Worker
+
+DIVERGENCE_FACTOR = 10.0  # times max |reward| / (1 - discount), beyond which no value estimate makes sense
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How often and on how many episodes policies are scored, and how often work is saved."""
+
+    eval_interval: int | None = None  # updates between points of the offline curve; None: a twentieth of the phase
+    online_eval_interval: int | None = None  # environment steps between points of the online curve; None: a twentieth
+    eval_episodes: int = 10  # of a point of a curve [the papers' protocol]
+    result_episodes: int = 50  # of every score that is reported as a result
+    log_interval: int = 1_000  # steps between lines of training metrics
+    checkpoint_seconds: float = 60.0  # at least this long between checkpoints
+
+
+@dataclass
+class Record:
+    """What is known of a phase so far; part of every checkpoint."""
+
+    name: str
+    kind: str
+    steps: int
+    next_evaluation: int
+    wall_time_s: float = 0.0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    final: list[dict[str, Any]] = field(default_factory=list)
+    handover: list[dict[str, Any]] = field(default_factory=list)
+    selection: dict[str, Any] | None = None
+
+
+class Session:
+    """One run being executed."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        phases: tuple[Phase, ...],
+        spec: Spec,
+        dataset: Dataset | None,
+        preparation: Preparation,
+        environment: EnvironmentMaker | None,
+        environment_kwargs: dict[str, Any],
+        seeds: tuple[int, ...],
+        models: Models,
+        first_phase: int,
+        evaluation: Evaluation,
+        quiet: bool,
+    ):
+        self.folder, self.phases, self.spec, self.dataset = folder, phases, spec, dataset
+        self.preparation, self.seeds, self.models, self.first_phase = preparation, seeds, models, first_phase
+        self.environment, self.environment_kwargs = environment, environment_kwargs
+        self.evaluation, self.quiet = evaluation, quiet
+        self.evaluator = Evaluator(environment, environment_kwargs, preparation) if environment is not None else None
+        self.records: list[Record] = []
+        self.stop = StopSignals()
+        self.saves = 0
+
+    def run(self) -> dict[str, Any]:
+        """Run every phase that is not done yet; the summary.
+
+        Raises Interrupted after SIGTERM or Ctrl-C (all is saved), Diverged if a metric left every sensible range.
+        """
+        with self.stop:
+            index, host = self._resume_point()
+            for number in range(index, len(self.phases)):
+                self._run_phase(number, host)
+                host = None
+        return self.summary()
+
+    # -- resuming
+
+    def _resume_point(self) -> tuple[int, dict[str, Any] | None]:
+        latest = self.folder.latest()
+        if latest is None:
+            self.folder.forget_after(0)
+            return 0, None
+        manifest = checkpoint.read_manifest(latest)
+        self.folder.forget_after(manifest["metrics_bytes"])
+        self.saves = int(latest.name)
+        self.records = [Record(**record) for record in manifest["records"]]
+        index = manifest["phase"]
+        for phase in self.phases[:index]:
+            template = self.models_template(phase, self.models)
+            self.models = checkpoint.load(self.folder.models_path(phase.name), template)
+        return index, manifest | {"path": latest}
+
+    def models_template(self, phase: Phase, models: Models) -> Models:
+        """Shapes of the models after `phase`, given those before it."""
+        keys = make_keys(self.seeds, 0)
+        state = jax.eval_shape(lambda m: initial_state(phase.algorithm, m, self.spec, keys), models)
+        return models | phase.algorithm.export(state)
+
+    # -- one phase
+
+    def _run_phase(self, number: int, host: dict[str, Any] | None) -> None:
+        phase = self.phases[number]
+        data = phase_data(phase, self.dataset, self.preparation, self.models, len(self.seeds))
+        worker = self._worker(number, phase, data)
+        kind = "online" if phase.online else "offline"
+        if host is not None:
+            tree = checkpoint.load(host["path"], self._checkpoint_template(worker, host["host"]))
+            worker.restore(tree, host["host"])
+            record = self.records[number]
+        else:
+            if isinstance(worker, OnlineWorker):
+                worker.loop.begin()
+            first = 0 if phase.online else self._interval(phase)
+            record = Record(phase.name, kind, phase.steps, first, selection=data.selection)
+            self.records.append(record)
+        if data.selection and not self.quiet and phase.selection.rule != "none":
+            share = data.selection["trusted_fraction"]
+            print(f"{phase.name}: |D-hat|/|D| = {share:.3f} ({data.selection['rule']})", flush=True)
+        unit = "env steps" if phase.online else "updates"
+        with Progress(phase.name, phase.steps, unit, worker.step, self.quiet) as progress:
+            self._drive(number, phase, worker, record, data, progress)
+        self.models = self.models | phase.algorithm.export(worker.state)
+        manifest = {"preparation": self.preparation.as_dict(), "spec": list(self.spec)}
+        checkpoint.save(self.folder.models_path(phase.name), self.models, manifest)
+        self.folder.write_summary(self.summary())
+
+    def _worker(self, number: int, phase: Phase, data: PhaseData) -> Worker:
+        keys = make_keys(self.seeds, self.first_phase + number)
+        models = jax.tree.map(jnp.asarray, self.models)
+        state = initial_state(phase.algorithm, models, self.spec, keys)
+        program = Program(phase.algorithm, phase.mix, self.spec)
+        columns = {name: jnp.asarray(flags) for name, flags in data.columns.items()}
+        if phase.online is None:
+            assert data.rows is not None
+            return OfflineWorker(program, state, columns, keys, data.rows)
+        assert self.environment is not None
+        rows = empty_rows(self.spec, phase.online.env_steps, tuple(columns))
+        loop = OnlineLoop(
+            program=program,
+            schedule=phase.online,
+            environments=[Environment(self.environment, self.environment_kwargs) for _ in self.seeds],
+            preparation=self.preparation,
+            state=state,
+            rows=jax.tree.map(lambda x: jnp.repeat(x[None], len(self.seeds), 0), rows),
+            columns=columns,
+            offline=data.rows,
+            keys=keys,
+            seeds=self.seeds,
+            new_row_extras=data.new_row_extras,
+        )
+        return OnlineWorker(loop)
+
+    def _checkpoint_template(self, worker: Worker, host: dict[str, Any]) -> PyTree:
+        template = {"state": worker.state}
+        if isinstance(worker, OnlineWorker):
+            template["rows"] = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((x.shape[0], host["used"], *x.shape[2:]), x.dtype), worker.loop.rows
+            )
+        return template
+
+    def _interval(self, phase: Phase) -> int:
+        chosen = self.evaluation.online_eval_interval if phase.online else self.evaluation.eval_interval
+        return chosen or max(1, phase.steps // 20)
+
+    def _drive(
+        self, number: int, phase: Phase, worker: Worker, record: Record, data: PhaseData, progress: Progress
+    ) -> None:
+        """Alternate work, evaluation, logging and saving until the phase's last step."""
+        clock = saved = time.perf_counter()
+        spent = record.wall_time_s
+        log_interval = self.evaluation.log_interval
+        next_log = (worker.step // log_interval + 1) * log_interval
+        while True:
+            done = worker.step >= phase.steps
+            if worker.step >= record.next_evaluation or done:
+                self._evaluate(phase, worker, record, done, progress)
+            record.wall_time_s = spent + time.perf_counter() - clock
+            overdue = time.perf_counter() - saved > self.evaluation.checkpoint_seconds
+            if self.stop.requested() or done or overdue:
+                self._save(number, worker)
+                saved = time.perf_counter()
+            if self.stop.requested():
+                raise Interrupted(
+                    f"stopped in phase '{phase.name}' at step {worker.step:,}; everything is saved, go on with: "
+                    f"segue resume {self.folder.path}",
+                    self.stop.exit_code,
+                )
+            if done:
+                return
+            until = min(record.next_evaluation, next_log, phase.steps)
+            for episode in worker.advance(until, self.stop.requested):
+                self.folder.log({"kind": "episode", "phase": phase.name} | episode)
+            progress.at(worker.step)
+            self._check(phase, worker, data.reward_scale)
+            if worker.step >= next_log or worker.step >= phase.steps:
+                self._log(phase, worker, data, record.wall_time_s)
+                next_log += log_interval
+
+    # -- evaluation
+
+    def _policy(self, phase: Phase, worker: Worker, k: int) -> Any:
+        state = jax.tree.map(lambda x: x[k], worker.state)
+        return lambda obs: np.asarray(act_greedily(phase.algorithm, state, jnp.asarray(obs)))
+
+    def _evaluate(self, phase: Phase, worker: Worker, record: Record, done: bool, progress: Progress) -> None:
+        """Score every seed; on results (first and last point, and the online phase's first tenth) over more episodes."""
+        step, interval = worker.step, self._interval(phase)
+        if self.evaluator is None or phase.algorithm.policy_kind is None or (done and record.final):
+            record.next_evaluation = step + interval
+            return
+        is_result = done or (phase.online is not None and step <= phase.steps // 10)
+        episodes = self.evaluation.result_episodes if is_result else self.evaluation.eval_episodes
+        lines = []
+        for k, seed in enumerate(self.seeds):
+            score = self.evaluator.score(self._policy(phase, worker, k), episodes, seed, self.stop.requested)
+            if score is None:
+                return  # interrupted: it is made up for after the resume
+            lines.append({"step": step, "seed": seed} | self._describe(score))
+        for line in lines:
+            self.folder.log({"kind": "evaluation", "phase": phase.name} | line)
+        brief = [{key: value for key, value in line.items() if key != "returns"} for line in lines]
+        record.evaluations += brief
+        if done:
+            record.final = lines
+        if step == 0:
+            record.handover = brief
+        record.next_evaluation = step + interval
+        progress.say("score " + " ".join(_short(line) for line in brief))
+
+    def _describe(self, score: Score) -> dict[str, Any]:
+        normalised = error = None
+        if self.dataset is not None and self.dataset.reference_scores is not None:
+            low, high = self.dataset.reference_scores
+            normalised, error = 100 * (score.mean - low) / (high - low), 100 * score.standard_error / (high - low)
+        return {
+            "episodes": len(score.returns),
+            "return_mean": score.mean,
+            "return_std": float(score.returns.std()),
+            "return_standard_error": score.standard_error,
+            "normalised_mean": normalised,
+            "normalised_standard_error": error,
+            "length_mean": float(score.lengths.mean()),
+            "returns": score.returns.tolist(),
+        }
+
+    # -- logging and saving
+
+    def _log(self, phase: Phase, worker: Worker, data: PhaseData, wall_time_s: float) -> None:
+        means = worker.metrics.drain()
+        if data.probe is not None:
+            probe_columns = {name: jnp.asarray(x) for name, x in data.probe_columns.items()}
+            means |= jax.device_get(diagnose(phase.algorithm, worker.state, probe_columns, data.probe))
+        for k, seed in enumerate(self.seeds):
+            values = {name: value[k] for name, value in means.items()}
+            line = {"kind": "train", "phase": phase.name, "step": worker.step, "seed": seed, "wall_time_s": wall_time_s}
+            if data.selection is not None:
+                line["trusted_fraction"] = data.selection["trusted_fraction"]
+            self.folder.log(line | values)
+
+    def _check(self, phase: Phase, worker: Worker, reward_scale: float | None) -> None:
+        """Raise Diverged for NaN, infinity, or values that the rewards cannot make."""
+        averages: Averages = worker.metrics.peek()
+        limit = np.inf
+        if reward_scale is not None:
+            limit = DIVERGENCE_FACTOR * reward_scale / (1 - phase.algorithm.discount)
+        for name, values in averages.items():
+            bad = ~np.isfinite(values) if name != "critic_1_mean" else ~(np.abs(values) <= limit)
+            if bad.any():
+                k = int(np.argmax(bad))
+                latest = self.folder.latest()
+                kept = f"the last good checkpoint is {latest}" if latest else "no checkpoint was made yet"
+                raise Diverged(
+                    f"phase '{phase.name}' diverged before step {worker.step:,}: {name} of seed {self.seeds[k]} is "
+                    f"{values[k]:.4g}; {kept}. Try a lower learning rate or --critic-layer-norm"
+                )
+
+    def _save(self, number: int, worker: Worker) -> None:
+        self.saves += 1
+        manifest = {
+            "phase": number,
+            "records": [vars(record) for record in self.records],
+            "host": worker.host_state(),
+        }
+        self.folder.save(self.saves, worker.tree(), manifest)
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` says."""
+        config = self.folder.config
+        phases = []
+        for record in self.records:
+            entry = {k: v for k, v in vars(record).items() if k not in ("next_evaluation", "selection") and v != []}
+            entry["steps_per_second"] = record.steps / record.wall_time_s if record.wall_time_s else None
+            if record.kind == "online" and record.handover:
+                entry["drop"] = _drops(record)
+            phases.append(entry)
+        summary = {key: config[key] for key in ("method", "dataset", "environment", "seeds")}
+        selections = [record.selection for record in self.records if record.selection]
+        if selections:
+            summary["selection"] = selections[0]
+        if self.dataset is not None:
+            summary["behaviour"] = behaviour(self.dataset)
+        return summary | {"phases": phases}
+
+
+def _short(line: dict[str, Any]) -> str:
+    value, error = line["normalised_mean"], line["normalised_standard_error"]
+    if value is None:
+        value, error = line["return_mean"], line["return_standard_error"]
+    return f"{value:.1f}±{error:.1f}"
+
+
+def _drops(record: Record) -> list[dict[str, Any]]:
+    """Per seed: the lowest score in the first tenth of the online phase minus the score at the hand-over."""
+    drops = []
+    for start in record.handover:
+        early = [e for e in record.evaluations if e["seed"] == start["seed"] and 0 < e["step"] <= record.steps // 10]
+        if not early:
+            continue
+        lowest = min(early, key=lambda e: e["return_mean"])
+        drop = {"seed": start["seed"], "drop_return": lowest["return_mean"] - start["return_mean"]}
+        drop["drop_normalised"] = None
+        if start["normalised_mean"] is not None:
+            drop["drop_normalised"] = lowest["normalised_mean"] - start["normalised_mean"]
+        drops.append(drop)
+    return drops
+
+
+def behaviour(dataset: Dataset) -> dict[str, Any]:
+    """The returns of the policy that made the data."""
+    returns = dataset.episode_returns
+    counts, edges = np.histogram(returns, bins=min(50, max(1, len(returns))))
+    normalised = dataset.normalised(returns.mean())
+    return {
+        "return_mean": returns.mean(),
+        "return_min": returns.min(),
+        "return_max": returns.max(),
+        "normalised_mean": None if normalised is None else float(normalised),
+        "episodes": len(returns),
+        "histogram": {"edges": edges, "counts": counts},
+    }
