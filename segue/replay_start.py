@@ -36,10 +36,11 @@ class PhaseData:
 
 def prepared_rows(dataset: Dataset, preparation: Preparation) -> Batch:
     """The dataset as the networks see it, on the device; actions scaled from their bounds to [-1, 1]."""
-    low, high = dataset.action_low.astype(np.float32), dataset.action_high.astype(np.float32)
+    # In float64, or actions that already lie in [-1, 1] would lose their last bits.
+    low, high = dataset.action_low.astype(np.float64), dataset.action_high.astype(np.float64)
     return Batch(
         obs=jnp.asarray(preparation.observation(dataset.observations)),
-        action=jnp.asarray(np.clip(2 * (dataset.actions - low) / (high - low) - 1, -1, 1)),
+        action=jnp.asarray(np.clip(2 * (dataset.actions - low) / (high - low) - 1, -1, 1), jnp.float32),
         reward=jnp.asarray(preparation.reward(dataset.rewards), jnp.float32),
         next_obs=jnp.asarray(preparation.observation(dataset.next_observations)),
         terminal=jnp.asarray(dataset.terminated, jnp.float32),

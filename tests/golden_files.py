@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.core.model import Adam, Model
-from segue.core.types import PyTree
+from segue.core.types import Batch, PyTree
 
 FOLDER = Path(os.environ.get("SEGUE_GOLDEN", Path(__file__).parent / "golden"))
 SCALAR_TOLERANCE, PARAMETER_TOLERANCE = 1e-8, 1e-9  # float64, as the record's README asks
@@ -50,6 +50,28 @@ class Record:
         return tree
 
 
+FIELDS = ("observations", "actions", "rewards", "next_observations", "terminals")  # in the order of Batch
+
+
+def recorded_batch(record: Record, prefix: str) -> Batch:
+    """Recorded transitions in float32, as the buffers hold them; with trust flags where they are recorded."""
+    obs, action, reward, next_obs, terminal = (record.file[f"{prefix}/{name}"].astype(np.float32) for name in FIELDS)
+    mask = f"{prefix}/subset_mask"
+    extras = {"trust": record.file[mask].astype(np.float32)} if mask in record.file.files else {}
+    return Batch(obs, action, reward, next_obs, terminal, extras)  # type: ignore[arg-type]  # NumPy: nothing to compile
+
+
+def assert_batch(got: Batch, record: Record, prefix: str, rtol: float = 0.0) -> None:
+    """Transitions equal the recorded ones: to the bit, or float columns to `rtol`; terminals and flags always."""
+    want = recorded_batch(record, prefix)
+    for name in ("obs", "action", "reward", "next_obs"):
+        a, b = np.asarray(getattr(got, name)), getattr(want, name)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10, err_msg=f"{prefix} {name}")
+    np.testing.assert_array_equal(got.terminal, want.terminal, f"{prefix} terminal")
+    for name, flags in want.extras.items():
+        np.testing.assert_array_equal(got.extras[name], flags, f"{prefix} {name}")
+
+
 def twin(tree: dict[str, Any], name: str) -> tuple[PyTree, PyTree]:
     """Parameters of critics 1 and 2."""
     return tree[f"{name}_1"], tree[f"{name}_2"]
@@ -75,7 +97,8 @@ def assert_scalars(record: Record, prefix: str, metrics: dict[str, Any], names: 
 
 def assert_parameters(got: PyTree, want: PyTree, where: str) -> None:
     """Every parameter is met."""
-    assert jax.tree.structure(got) == jax.tree.structure(want), where
+    structure: Any = jax.tree.structure(got)
+    assert structure == jax.tree.structure(want), where
     for path, (a, b) in zip(
         jax.tree_util.tree_leaves_with_path(got), zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True),
         strict=True,

@@ -1,0 +1,104 @@
+"""Acting and initialisation of the policies and networks that we have, against the record.
+
+`acting` and `initialisation` also hold other methods' networks (OTHERS): they wait for those methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segue.core.learn import act, act_greedily
+from segue.core.types import Spec
+from segue.methods.iql import IQLCritics
+from segue.methods.ssar import StateAdaptive
+from segue.methods.td3_bc import TD3BC
+from tests.golden_files import Record, cases
+
+ACTING_TOLERANCE = 2e-6  # float32 in the record too
+OTHERS = ("awac", "bc", "calql", "cql", "cql_finetune", "cql_sa", "iql", "iql_deterministic", "iql_gaussian", "spot")
+
+
+@pytest.mark.parametrize("name", cases("acting"))
+def test_acting_equals_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """TD3+BC(SA) acts with pi(s) alone, in training too (ssar.md 2.9.4)."""
+    record = Record(name)
+    policies = {key.split("/")[0] for key in record.file.files if "/" in key}
+    assert policies - set(OTHERS) == {"td3bc"}
+    algorithm = TD3BC(hidden_sizes=(16, 16), online_action_noise=0.0)
+    state = jax.eval_shape(lambda: algorithm.init({}, Spec(5, 2), jax.random.key(0)))
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), record.tree("td3bc/actor"))
+    state = replace(state, actor=replace(state.actor, params=params, target=(), opt_state=()), critic=())
+    state = replace(state, updates=np.int32(0))
+    obs = record["observations"].astype(np.float32)
+    found = act_greedily(algorithm, state, obs)
+    np.testing.assert_allclose(found, record["td3bc/eval/actions"], rtol=0, atol=ACTING_TOLERANCE)
+    six = jax.tree.map(lambda x: np.broadcast_to(x, (6, *x.shape)), state)
+    explored = act(algorithm, True, six, obs, jax.random.split(jax.random.key(0), 6), np.int32(0))
+    np.testing.assert_allclose(explored, record["td3bc/train/actions"], rtol=0, atol=ACTING_TOLERANCE)
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name} (td3bc; not yet: {', '.join(sorted(policies & set(OTHERS)))})")
+
+
+def networks(spec: Spec) -> dict[str, Any]:
+    """Record's name -> fresh parameters of one of our networks."""
+
+    def fresh() -> dict[str, Any]:
+        key = jax.random.key(0)
+        ssar = TD3BC(StateAdaptive(), critic_layer_norm=True).init({}, spec, key)
+        plain = TD3BC().init({}, spec, key)
+        selector = IQLCritics().init({}, spec, key)
+        return {
+            "td3bc_sa/actor": ssar.actor.params,
+            "td3bc_sa/critic": ssar.critic.params[0],
+            "sa/coefficient_net": ssar.beta.net.params,
+            "td3bc/critic": plain.critic.params[0],
+            "iql_selector/critic": selector.critic.params[1],
+            "iql_selector/value": selector.value.params,
+        }
+
+    parameters: dict[str, Any] = jax.tree.map(np.asarray, jax.jit(fresh)())
+    return parameters
+
+
+@pytest.mark.parametrize("name", cases("initialisation"))
+def test_initialisation_has_the_recorded_statistics(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both sides are one random draw, so the tolerances are those of samples.
+
+    A uniform's std from n samples has relative error sqrt((kurtosis - 1) / 4 n) = sqrt(0.2 / n): five of them, doubled
+    because the record is a sample too. The largest of n lies below the bound by about bound / n: twenty of those.
+    A wrong rule shows: the record's other rules (orthogonal, Xavier) are off by tens of per cent.
+    """
+    record = Record(name)
+    h = record.hparams
+    found = networks(Spec(h["observation_dim"], h["action_dim"]))
+    recorded = {"/".join(key.split("/")[:2]) for key in record.file.files if key.count("/") == 2}
+    assert {key for key in recorded if key.split("/")[0] not in OTHERS} == set(found)
+    for net, params in found.items():
+        layers = [params[f"layers_{i}"] for i in range(sum(key.startswith("layers_") for key in params))]
+        assert [x["kernel"].shape for x in layers] == [tuple(x) for x in record[f"{net}/kernel_shape"].astype(int)]
+        for i, layer in enumerate(layers):
+            kernel, bias, where = layer["kernel"], layer["bias"], f"{net} layer {i}"
+            std, largest = float(record[f"{net}/kernel_std"][i]), float(record[f"{net}/kernel_max_abs"][i])
+            assert abs(kernel.std() / std - 1) < 10 * np.sqrt(0.2 / kernel.size), where
+            assert abs(np.abs(kernel).max() / largest - 1) < 20 / kernel.size, where
+            low, high = float(record[f"{net}/bias_min"][i]), float(record[f"{net}/bias_max"][i])
+            if net == "sa/coefficient_net":  # constants
+                np.testing.assert_allclose([bias.min(), bias.max()], [low, high], rtol=0, atol=1e-7)
+                continue
+            bound = kernel.shape[0] ** -0.5  # what the recorded biases respect too
+            assert max(abs(low), abs(high), np.abs(bias).max()) <= bound, where
+            if bias.size > 100:
+                assert bias.min() < -0.9 * bound and bias.max() > 0.9 * bound, where
+    norms = [params for key, params in found["td3bc_sa/critic"].items() if key.startswith("norm_")]
+    assert len(norms) == 2
+    for norm in norms:
+        assert (norm["scale"] == 1).all() and (norm["bias"] == 0).all()
+    others = sorted({key.split("/")[0] for key in recorded} & set(OTHERS))
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name} ({', '.join(sorted(found))}; not yet: {', '.join(others)})")
