@@ -140,7 +140,7 @@ def matrix_rate(products: Iterable[Product], seeds: int = 1, clock: Clock = "wal
 
 
 @partial(jax.jit, static_argnums=0)
-def _repeat(role: Role, left: jax.Array, right: jax.Array, out: jax.Array, times: jax.Array) -> jax.Array:
+def repeat(role: Role, left: jax.Array, right: jax.Array, out: jax.Array, times: jax.Array) -> jax.Array:
     """`times` products, one after another; with three axes the first is the seeds'.
 
     One element of each product goes into the next one's operand, so that none can be left out or hoisted out of the
@@ -175,7 +175,7 @@ def _seconds(product: Product, seeds: int, clock: Clock) -> float:
 
     def seconds(times: int, trials: int = 1) -> float:
         return best_of(
-            trials, lambda: _repeat(product.role, left, right, out, jnp.int32(times)).block_until_ready(), clock
+            trials, lambda: repeat(product.role, left, right, out, jnp.int32(times)).block_until_ready(), clock
         )
 
     seconds(1)  # compiles
