@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ from segue.experiment import (
     load_policy,
     load_shown,
     make_config,
+    named_environment,
     recipe_of,
 )
 from segue.recipes import recipe_type
 from segue.recipes.base import Recipe
 from segue.run_folder import RunFolder
 from segue.session import Evaluation
-from segue.settings import with_changes
+from segue.settings import check_values, flat, with_changes
 
 DEFAULT_UPDATES = 1_000_000  # offline gradient updates [all papers on MuJoCo]
 DEFAULT_ONLINE_STEPS = 250_000  # environment steps [ssar.md 2.9]
+LARGEST_SEED = 2**31 - 1
 
 
 class Run:
@@ -48,9 +50,9 @@ class Run:
     def evaluate(self, episodes: int = 50, environment: EnvironmentMaker | None = None) -> dict[int, Score]:
         """Scores of every seed's last policy over fresh episodes."""
         config = self.folder.config
-        maker = environment or config["environment"]
+        maker = environment or named_environment(config, "open_run(...).evaluate(environment=...)")
         if maker is None:
-            raise UserError(f"{self.path}: the run has no environment; give one")
+            raise UserError(f"{self.path}: the run has no environment; give one (--env)")
         scores = {}
         for seed in config["seeds"]:
             policy = load_policy(self.folder, seed)
@@ -85,9 +87,11 @@ def start(
     quiet: bool = False,
 ) -> Run:
     """Check everything, create the run folder, run."""
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise UserError(f"seeds {' '.join(map(str, seeds))}: give each seed once")
-    data = load_shown(dataset, transitions) if isinstance(dataset, str) else dataset
+    recipes = [entry[1] for entry in (offline, online) if entry is not None]
+    _check_options(recipes, updates if offline else 1, online_steps if online else 1, seeds, evaluation)
+    RunFolder.check_free(Path(out))
+    environment_id = environment if isinstance(environment, str) else None
+    data = load_shown(dataset, transitions, environment_id) if isinstance(dataset, str) else dataset
     kwargs: dict[str, Any] = {}
     if data is not None:
         environment = environment or data.environment_id
@@ -106,15 +110,37 @@ def start(
     )
     config["action_bounds"] = _action_bounds(data, environment, kwargs)
     folder = RunFolder.create(Path(out), config)
-    if isinstance(dataset, Dataset) and not data.source:  # type: ignore[union-attr]
-        from segue.data.convert import convert
+    try:
+        if isinstance(dataset, Dataset) and not dataset.source:
+            from segue.data.convert import convert
 
-        convert(dataset, folder.path / DATASET_FILE)
-    execute(folder, data, environment if callable(environment) else None, quiet)
+            convert(dataset, folder.path / DATASET_FILE)
+        execute(folder, data, environment if callable(environment) else None, quiet)
+    except UserError:
+        folder.discard_if_unused()
+        raise
     return Run(folder.path)
 
 
-def _action_bounds(data: Dataset | None, environment: EnvironmentMaker | None, kwargs: dict[str, Any]) -> list[list[float]]:
+def _check_options(
+    recipes: list[Recipe], updates: int, online_steps: int, seeds: tuple[int, ...], evaluation: Evaluation
+) -> None:
+    """Refuse numbers that make no sense before a dataset is loaded or generated."""
+    if len(set(seeds)) != len(seeds) or not seeds:
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: give at least one seed, and each once")
+    if not all(0 <= seed <= LARGEST_SEED for seed in seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: give seeds from 0 to {LARGEST_SEED}")
+    for steps in (updates, online_steps):
+        if steps < 1:
+            raise UserError(f"{steps} steps: give at least 1")
+    for recipe in recipes:
+        check_values(dict(flat(recipe)))
+    check_values(asdict(evaluation))
+
+
+def _action_bounds(
+    data: Dataset | None, environment: EnvironmentMaker | None, kwargs: dict[str, Any]
+) -> list[list[float]]:
     if data is not None:
         return [data.action_low.tolist(), data.action_high.tolist()]
     assert environment is not None
@@ -186,7 +212,7 @@ def finetune(
         offline=None,
         online=(method or before["method"], recipe),
         dataset=dataset,
-        environment=environment or config["environment"],
+        environment=environment or named_environment(config, "finetune(..., environment=...)"),
         out=out,
         online_steps=steps,
         seeds=tuple(config["seeds"]) if seeds is None else seeds,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from segue.core.types import PyTree
@@ -33,6 +34,14 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -48,6 +57,7 @@ def save(folder: Path, tree: PyTree, manifest: dict[str, Any]) -> None:
     temporary.mkdir(parents=True)
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
     save_file({jax.tree_util.keystr(path): np.ascontiguousarray(x) for path, x in leaves}, temporary / ARRAYS)
+    manifest = manifest | {"arrays_crc32": _checksum(temporary / ARRAYS)}
     (temporary / MANIFEST).write_text(json.dumps(manifest))
     for name in (ARRAYS, MANIFEST):
         _sync(temporary / name)
@@ -59,10 +69,23 @@ def save(folder: Path, tree: PyTree, manifest: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What was saved beside the arrays."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint {folder}: cannot be read ({error})") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"checkpoint {folder}: cannot be read ({MANIFEST} holds no JSON object)")
     return manifest
+
+
+def check_whole(folder: Path) -> None:
+    """Raise UserError if a file of the checkpoint is missing, cut short or altered."""
+    manifest = read_manifest(folder)
+    try:
+        checksum = _checksum(folder / ARRAYS)
+    except OSError as error:
+        raise UserError(f"checkpoint {folder}: cannot be read ({error})") from None
+    if checksum != manifest.get("arrays_crc32"):
+        raise UserError(f"checkpoint {folder}: {ARRAYS} is damaged")
 
 
 def load(folder: Path, template: PyTree) -> PyTree:
@@ -86,9 +109,10 @@ def load(folder: Path, template: PyTree) -> PyTree:
                         f"{want.dtype}{list(want.shape)}; it is of other settings"
                     )
                 found.append(array)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"checkpoint {folder}: cannot be read ({error})") from None
     left_over = names - {jax.tree_util.keystr(path) for path, _ in leaves}
     if left_over:
-        raise UserError(f"checkpoint {folder}: array {min(left_over)} is not expected; it is of another method or version")
+        name = min(left_over)
+        raise UserError(f"checkpoint {folder}: array {name} is not expected; it is of another method or version")
     return jax.tree_util.tree_unflatten(structure, found)

@@ -8,12 +8,44 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import (
+    ClipAction,
+    DtypeObservation,
+    FilterObservation,
+    FlattenObservation,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RescaleAction,
+    TimeLimit,
+    TransformAction,
+    TransformObservation,
+    TransformReward,
+)
 
 from segue.data.environments import make_environment
 from segue.errors import UserError
 
 EnvironmentMaker = str | Callable[[], gym.Env]
 GOAL_KEYS = ("observation", "desired_goal")  # "achieved_goal" repeats a part of "observation"
+STATELESS_WRAPPERS = (
+    ClipAction,
+    DtypeObservation,
+    FilterObservation,
+    FlattenObservation,
+    OrderEnforcing,
+    PassiveEnvChecker,
+    RescaleAction,
+    TimeLimit,  # but for its count, which a snapshot holds
+    TransformAction,
+    TransformObservation,
+    TransformReward,
+)
+# What MuJoCo computes on the way and environments read before the next step, when it is a substep old.
+DERIVED_BY_PHYSICS = (
+    "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "subtree_com",
+    "cinert", "cvel", "cfrc_ext", "qacc", "qfrc_actuator", "actuator_force", "sensordata",
+)  # fmt: skip
+MOVED_BY_RESETS = ("body_pos", "body_quat", "site_pos")  # of the model: goals and obstacles of manipulation tasks
 
 
 def make_gym_environment(maker: EnvironmentMaker, kwargs: dict[str, Any] | None = None) -> gym.Env:
@@ -76,20 +108,27 @@ class Environment:
         return flatten(observation), float(reward), bool(terminated), bool(truncated)
 
     def snapshot(self) -> dict[str, Any] | None:
-        """Everything that decides the environment's future, or None where it cannot be read (no MuJoCo)."""
-        base = self.gym.unwrapped
-        if not (hasattr(base, "model") and hasattr(base, "data")):
+        """Everything that decides the environment's future, or None where it cannot be read.
+
+        It can for MuJoCo environments, the mazes' nested ones too, under wrappers that keep no state of their own.
+        """
+        wrappers, base = self._layers()
+        model, data = getattr(base, "model", None), getattr(base, "data", None)
+        if model is None or data is None or not all(type(layer) in STATELESS_WRAPPERS for layer in wrappers):
             return None
         import mujoco
 
-        size = mujoco.mj_stateSize(base.model, mujoco.mjtState.mjSTATE_INTEGRATION)
-        physics = np.empty(size, np.float64)
-        mujoco.mj_getState(base.model, base.data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        if not isinstance(data, mujoco.MjData):
+            return None
+        physics = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION), np.float64)
+        mujoco.mj_getState(model, data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
         return {
             "physics": physics.tolist(),
-            "random": json.dumps(base.np_random.bit_generator.state, default=int),
-            "elapsed": [w._elapsed_steps for w in self._layers() if hasattr(w, "_elapsed_steps")],
-            "goal": base.goal.tolist() if hasattr(base, "goal") and isinstance(base.goal, np.ndarray) else None,
+            "derived": {name: getattr(data, name).tolist() for name in DERIVED_BY_PHYSICS},
+            "model": {name: getattr(model, name).tolist() for name in MOVED_BY_RESETS},
+            "random": [json.dumps(part.np_random.bit_generator.state, default=int) for part in _parts(base)],
+            "fields": [_plain_fields(part) for part in _parts(base)],
+            "elapsed": [layer._elapsed_steps for layer in wrappers if isinstance(layer, TimeLimit)],
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -97,25 +136,46 @@ class Environment:
         import mujoco
 
         self.gym.reset()
-        base = self.gym.unwrapped
-        state = mujoco.mjtState.mjSTATE_INTEGRATION
-        mujoco.mj_setState(base.model, base.data, np.asarray(snapshot["physics"]), state)
-        mujoco.mj_forward(base.model, base.data)
-        mujoco.mj_setState(base.model, base.data, np.asarray(snapshot["physics"]), state)  # forward moved the warm start
-        base.np_random.bit_generator.state = json.loads(snapshot["random"])
-        layers = [w for w in self._layers() if hasattr(w, "_elapsed_steps")]
-        for layer, elapsed in zip(layers, snapshot["elapsed"], strict=True):
-            layer._elapsed_steps = elapsed
-        if snapshot["goal"] is not None:
-            base.goal = np.asarray(snapshot["goal"])
+        wrappers, base = self._layers()
+        model, data = base.model, base.data  # type: ignore[attr-defined]
+        for name, values in snapshot["model"].items():
+            getattr(model, name)[:] = np.asarray(values).reshape(getattr(model, name).shape)
+        physics, kind = np.asarray(snapshot["physics"]), mujoco.mjtState.mjSTATE_INTEGRATION
+        mujoco.mj_setState(model, data, physics, kind)
+        mujoco.mj_forward(model, data)
+        mujoco.mj_setState(model, data, physics, kind)  # forward moved the warm start
+        for name, values in snapshot["derived"].items():  # of the substep before: some rewards read them as they are
+            getattr(data, name)[:] = np.asarray(values).reshape(getattr(data, name).shape)
+        for part, state, fields in zip(_parts(base), snapshot["random"], snapshot["fields"], strict=True):
+            part.np_random.bit_generator.state = json.loads(state)
+            for name, value in fields.items():
+                setattr(part, name, np.asarray(value) if isinstance(value, list) else value)
+        limits = [layer for layer in wrappers if isinstance(layer, TimeLimit)]
+        for limit, elapsed in zip(limits, snapshot["elapsed"], strict=True):
+            limit._elapsed_steps = elapsed
 
-    def _layers(self) -> list[gym.Env]:
-        layers, env = [], self.gym
+    def _layers(self) -> tuple[list[gym.Wrapper], gym.Env]:
+        """The wrappers from the outside in, and what they wrap."""
+        wrappers, env = [], self.gym
         while isinstance(env, gym.Wrapper):
-            layers.append(env)
+            wrappers.append(env)
             env = env.env
-        return layers
+        return wrappers, env
 
     def close(self) -> None:
         """Release the environment."""
         self.gym.close()
+
+
+def _parts(base: gym.Env) -> list[gym.Env]:
+    """An environment and those nested in it, each with random numbers of its own."""
+    return [base, *(value for value in vars(base).values() if isinstance(value, gym.Env))]
+
+
+def _plain_fields(env: gym.Env) -> dict[str, Any]:
+    """Numbers and arrays among its attributes, such as the goal of an episode, as JSON."""
+    fields = {}
+    for name, value in vars(env).items():
+        if isinstance(value, bool | int | float) or (isinstance(value, np.ndarray) and value.dtype == np.float64):
+            fields[name] = value.tolist() if isinstance(value, np.ndarray) else value
+    return fields

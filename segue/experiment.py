@@ -20,7 +20,7 @@ from segue.core.phases import Phase, check
 from segue.core.types import Models, Spec
 from segue.data import Dataset, load_dataset
 from segue.data.validate import check_environment
-from segue.environment import Environment, EnvironmentMaker
+from segue.environment import Environment, EnvironmentMaker, flatten
 from segue.errors import UserError
 from segue.preparation import Preparation
 from segue.recipes import recipe_type
@@ -80,6 +80,7 @@ def make_config(
         "method": " → ".join(names),
         "dataset": dataset or "none",
         "environment": environment if isinstance(environment, str) else getattr(environment, "__name__", None),
+        "environment_from_python": callable(environment),
         "environment_kwargs": environment_kwargs,
         "seeds": list(seeds),
         "offline": entry_of(*offline) if offline else None,
@@ -137,6 +138,24 @@ def load_models(folder: RunFolder, phase_name: str | None = None) -> tuple[Model
     return checkpoint.load(path, models), last, spec, Preparation.from_dict(manifest["preparation"])
 
 
+def named_environment(config: dict[str, Any], remedy: str) -> str | None:
+    """The id of a run's environment. Raises UserError if only Python code knows how to build it."""
+    if config.get("environment_from_python"):
+        raise UserError(
+            f"the run's environment is built by a Python function ('{config['environment']}'), which a file cannot "
+            f"hold; from Python, give it again: segue.{remedy}"
+        )
+    name: str | None = config["environment"]
+    return name
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Every phase ended, and its models and its results are there."""
+    names = [phase.name for phase in phases_of(folder.config)]
+    done = [entry["name"] for entry in (folder.summary or {}).get("phases", [])]
+    return done == names and all((folder.models_path(name) / checkpoint.MANIFEST).is_file() for name in names)
+
+
 def load_run_dataset(folder: RunFolder) -> Dataset | None:
     """The dataset of a run, from its folder if it was handed over in Python."""
     kept, name = folder.path / DATASET_FILE, folder.config["dataset"]
@@ -145,12 +164,12 @@ def load_run_dataset(folder: RunFolder) -> Dataset | None:
     return None if name == "none" else load_shown(name)
 
 
-def load_shown(reference: str, transitions: int | None = None) -> Dataset:
+def load_shown(reference: str, transitions: int | None = None, environment_id: str | None = None) -> Dataset:
     """`load_dataset`, with a progress bar where data has to be generated."""
     from segue.cli.data import shown_progress
 
     with shown_progress(f"generating {reference}") as progress:
-        return load_dataset(reference, transitions=transitions, progress=progress)
+        return load_dataset(reference, transitions=transitions, environment_id=environment_id, progress=progress)
 
 
 def execute(
@@ -164,9 +183,11 @@ def execute(
     `dataset` and `environment` stand in for what the config names (an environment built by a function of the caller's
     cannot be named in a file). Raises UserError, Interrupted, Diverged.
     """
+    if is_finished(folder):
+        return folder.summary or {}
     config = folder.config
     phases, seeds = phases_of(config), tuple(config["seeds"])
-    environment = environment or config["environment"]
+    environment = environment or named_environment(config, f"resume({str(folder.path)!r}, environment=...)")
     if dataset is None:
         dataset = load_run_dataset(folder)
     models: Models = {}
@@ -236,7 +257,7 @@ def _check_fit(dataset: Dataset | None, spec: Spec, environment: EnvironmentMake
 
 
 class Policy:
-    """A trained policy: observation [S] (or [n, S]) -> action [A] (or [n, A]) in the environment's own units."""
+    """A trained policy: observation [S] (or [n, S], or a Dict) -> action [A] (or [n, A]) in the environment's units."""
 
     def __init__(self, phase: Phase, state: Any, preparation: Preparation, low: np.ndarray, high: np.ndarray):
         self.phase, self.state, self.preparation, self.low, self.high = phase, state, preparation, low, high
@@ -245,12 +266,12 @@ class Policy:
         """Prepared observations [n, S] -> actions [n, A] in [-1, 1]."""
         return np.asarray(act_greedily(self.phase.algorithm, self.state, jnp.asarray(observation)))
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
+    def __call__(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """The greedy action."""
-        observation = np.asarray(observation, np.float32)
+        observation = flatten(observation) if isinstance(observation, dict) else np.asarray(observation, np.float32)
         batch = np.atleast_2d(observation)
         action = np.clip(self.prepared(self.preparation.observation(batch)), -1, 1)
-        native = self.low + (action + 1) / 2 * (self.high - self.low)
+        native = np.clip(self.low + (action + 1) / 2 * (self.high - self.low), self.low, self.high)
         return native[0] if observation.ndim == 1 else native
 
 

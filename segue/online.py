@@ -65,32 +65,35 @@ class OnlineLoop:
         return np.stack(draws).astype(np.float32)
 
     def _updates_due(self) -> int:
-        """Updates to make after environment step number `env_step` (from 1): the ratio's whole part so far, less made."""
+        """Updates to make after environment step `env_step` (from 1): the ratio's whole part so far, less made."""
         learned = self.env_step - self.schedule.warmup_steps
         ratio = self.schedule.updates_per_step
         return int(learned * ratio + 1e-9) - int((learned - 1) * ratio + 1e-9) if learned > 0 else 0
 
     def advance(self, stop: Callable[[], bool], until: int) -> tuple[list[Metrics], list[dict[str, Any]]]:
-        """Take environment steps until number `until` or until `stop()`; metrics of the policy steps, ended episodes."""
+        """Take environment steps until number `until`, `stop()`, or an action that is no number.
+
+        Returns the metrics of the policy steps and the episodes that ended.
+        """
         metrics: list[Metrics] = []
         episodes: list[dict[str, Any]] = []
         interval = self.program.algorithm.policy_update_interval
-        while self.env_step < until and not stop():
+        while self.env_step < until and not stop() and np.isfinite(self.action).all():
             clock = time.perf_counter()
             row, obs = self._interact(episodes)
             self.env_step += 1
             flags = policy_flags(interval, self.updates, self._updates_due())
             capacity = self.rows.reward.shape[1]
             self.rows = store(self.rows, row, np.int32((self.env_step - 1) % capacity))
-            turn = Turn(
-                self.preparation.observation(obs),
-                np.int32(min(self.env_step, capacity)),
-                np.int32(self.env_step),
-                np.int32(self.updates),
-            )
+            turn: dict[str, Any] = {
+                "obs": self.preparation.observation(obs),
+                "size": np.int32(min(self.env_step, capacity)),
+                "env_step": np.int32(self.env_step),
+                "updates": np.int32(self.updates),
+            }
             self.host_seconds += time.perf_counter() - clock
             self.state, action, info = online_turn(
-                self.program, flags, self.state, self.rows, self.columns, self.keys, turn, self.offline
+                self.program, flags, self.state, self.rows, self.columns, self.keys, Turn(**turn), self.offline
             )
             self.updates += len(flags)
             self.obs = obs
@@ -120,15 +123,15 @@ class OnlineLoop:
                 )
                 self.episode_return[k], self.episode_length[k] = 0.0, 0
                 next_obs[k] = env.reset()
-        row = Batch(
-            obs=self.preparation.observation(self.obs),
-            action=action,
-            reward=reward,
-            next_obs=self.preparation.observation(final_obs),
-            terminal=terminal,
-            extras=self.new_row_extras(self.env_step),
-        )
-        return row, next_obs
+        row: dict[str, Any] = {
+            "obs": self.preparation.observation(self.obs),
+            "action": action,
+            "reward": reward,
+            "next_obs": self.preparation.observation(final_obs),
+            "terminal": terminal,
+            "extras": self.new_row_extras(self.env_step),
+        }
+        return Batch(**row), next_obs
 
     def host_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays on the device."""

@@ -61,7 +61,8 @@ def phase_data(
     if dataset is None:
         if phase.mix != "online":
             raise UserError(f"phase '{phase.name}' learns from a dataset: give one with --dataset, or --replay none")
-        return PhaseData(None, {"trust": np.ones((seeds, 0), np.float32)} if wants_flags else {}, None, None, {}, None, trusted)
+        nothing = {"trust": np.ones((seeds, 0), np.float32)} if wants_flags else {}
+        return PhaseData(None, nothing, None, None, {}, None, trusted)
     rows = prepared_rows(dataset, preparation)
     columns: dict[str, np.ndarray] = {}
     selection = None
@@ -73,16 +74,17 @@ def phase_data(
     sample = np.random.default_rng(0).integers(0, len(dataset), min(PROBE_ROWS, len(dataset)))
     probe = jax.tree.map(lambda x: x[sample], rows)
     probe_columns = {name: flags[:, sample] for name, flags in columns.items()}
-    extras = trusted
+    extras: Callable[[int], dict[str, np.ndarray]] = trusted
     if phase.online and phase.online.replay == "part":
         kept = _best_rows(phase, rows)
         if phase.online.inherit_trust and wants_flags:
             extras = inherited(columns["trust"], len(kept))
         rows = jax.tree.map(lambda x: x[kept], rows)
         columns = {name: flags[:, kept] for name, flags in columns.items()}
+    used: Batch | None = rows
     if phase.mix == "online":
-        return PhaseData(None, {k: v[:, :0] for k, v in columns.items()}, selection, probe, probe_columns, scale, extras)
-    return PhaseData(rows, columns, selection, probe, probe_columns, scale, extras)
+        used, columns = None, {name: flags[:, :0] for name, flags in columns.items()}
+    return PhaseData(used, columns, selection, probe, probe_columns, scale, extras)
 
 
 def columns_of(phase: Phase) -> tuple[str, ...]:

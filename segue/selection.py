@@ -34,12 +34,14 @@ def trust_flags(
     if selection.rule == "return":
         threshold = selection.threshold
         if threshold is None:
+            assert selection.quantile is not None
             threshold = float(np.quantile(episode_returns, selection.quantile))
         mask, rule = trust_by_return(*columns, threshold, limit), f"return > {threshold:.1f}"
         flags = np.broadcast_to(mask, (seeds, n))
     elif selection.rule == "success":
         mask = trust_by_success(*columns, limit, selection.failure_reward)
-        flags, rule = np.broadcast_to(mask, (seeds, n)), f"last reward of the trajectory is not {selection.failure_reward}"
+        flags = np.broadcast_to(mask, (seeds, n))
+        rule = f"last reward of the trajectory is not {selection.failure_reward}"
     else:
         flags, rule = _by_advantage(rows, models, seeds), "IQL advantage >= 0"
     shares = flags.mean(-1)
@@ -60,7 +62,8 @@ def _by_advantage(rows: Batch, models: Models, seeds: int) -> np.ndarray:
     select = jax.jit(advantage_selected)
     flags = np.empty((seeds, rows.reward.shape[0]), bool)
     for k in range(seeds):
-        critic, value = jax.tree.map(lambda x, k=k: jnp.asarray(x)[k], (models["selector_critic"], models["selector_value"]))
+        pair = (models["selector_critic"], models["selector_value"])
+        critic, value = jax.tree.map(lambda x, k=k: jnp.asarray(x)[k], pair)
         for start in range(0, flags.shape[1], CHUNK):
             part = slice(start, start + CHUNK)
             flags[k, part] = select(critic, value, rows.obs[part], rows.action[part])

@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from segue.core.coefficient import Coefficient
 from segue.errors import UserError
+
+# What values make sense: names of settings, the test, and its words.
+RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (
+        ("batch_size", "policy_update_interval", "policy_update_interval_online", "iql_steps", "part_trajectories",
+         "n_num_increments", "threshold_update_interval", "anneal_steps", "eval_interval", "online_eval_interval",
+         "eval_episodes", "result_episodes", "log_interval"),
+        lambda x: x >= 1,
+        "at least 1",
+    ),
+    (("hidden_sizes", "coefficient_hidden_sizes"), lambda x: len(x) > 0 and min(x) >= 1, "widths of at least 1"),
+    (("discount",), lambda x: 0 <= x < 1, "from 0 to below 1"),
+    (("target_update_rate",), lambda x: 0 < x <= 1, "above 0 and up to 1"),
+    (("return_quantile",), lambda x: 0 <= x <= 1, "from 0 to 1"),
+    (("iql_expectile",), lambda x: 0 < x < 1, "between 0 and 1"),
+    (
+        ("alpha", "actor_learning_rate", "critic_learning_rate", "temperature_learning_rate", "initial_temperature",
+         "reward_scale"),
+        lambda x: x > 0,
+        "above 0",
+    ),
+    (
+        ("warmup_steps", "updates_per_step", "target_noise_std", "target_noise_clip", "exploration_noise",
+         "online_action_noise", "coefficient_learning_rate", "n_start", "n_end", "checkpoint_seconds"),
+        lambda x: x >= 0,
+        "not below 0",
+    ),
+)  # fmt: skip
+
+
+def check_values(settings: dict[str, Any]) -> None:
+    """Raise UserError for the first value of (name, value) `settings` that makes no sense; None means off."""
+    for name, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{option(name)} {value}: give a finite number")
+        for names, test, words in RULES:
+            if name in names and value is not None and not test(value):
+                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise UserError(f"{option(name)} {shown}: give {words}")
+
+
+def option(name: str) -> str:
+    """How a setting is written on the command line."""
+    return "--" + name.replace("_", "-")
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -38,6 +38,15 @@ class Averager:
         """The means so far."""
         return {name: total / self.weight for name, total in self.sums.items()} if self.weight else {}
 
+    def as_dict(self) -> dict[str, Any]:
+        """For a checkpoint, as JSON."""
+        return {"sums": {name: total.tolist() for name, total in self.sums.items()}, "weight": self.weight}
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Go on from `as_dict`."""
+        self.sums = {name: np.asarray(total) for name, total in values["sums"].items()}
+        self.weight = values["weight"]
+
     def drain(self) -> Averages:
         """The means so far; starts anew."""
         means = self.peek()
@@ -55,6 +64,10 @@ class Worker(ABC):
     @abstractmethod
     def advance(self, until: int, stop: Callable[[], bool]) -> list[dict[str, Any]]:
         """Go on towards step `until`, at most about `CALL_SECONDS`; the training episodes that ended."""
+
+    @abstractmethod
+    def vitals(self) -> Averages:
+        """What must be finite beside the metrics."""
 
     @abstractmethod
     def tree(self) -> PyTree:
@@ -113,17 +126,22 @@ class OfflineWorker(Worker):
         self.step += rounds * interval
         return []
 
+    def vitals(self) -> Averages:
+        """Nothing: the metrics tell all."""
+        return {}
+
     def tree(self) -> PyTree:
         """The state."""
         return {"state": self.state}
 
     def host_state(self) -> dict[str, Any]:
-        """The step."""
-        return {"step": self.step}
+        """The step, and the metrics since the last line of the log."""
+        return {"step": self.step, "metrics": self.metrics.as_dict()}
 
     def restore(self, tree: PyTree, host: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.state, self.step = jax.tree.map(jnp.asarray, tree["state"]), host["step"]
+        self.metrics.restore(host["metrics"])
 
 
 class OnlineWorker(Worker):
@@ -139,7 +157,7 @@ class OnlineWorker(Worker):
         return self.loop.env_step
 
     @property
-    def state(self) -> PyTree:  # type: ignore[override]
+    def state(self) -> PyTree:
         """The algorithm's state."""
         return self.loop.state
 
@@ -151,20 +169,26 @@ class OnlineWorker(Worker):
             self.metrics.add(one, 1)
         return episodes
 
+    def vitals(self) -> Averages:
+        """The action to execute next: the simulator must not get one that is no number."""
+        return {"action": np.abs(self.loop.action).mean(-1)}
+
     def _used(self) -> int:
         return min(self.loop.env_step, self.loop.rows.reward.shape[1])
 
     def tree(self) -> PyTree:
         """The state, and the rows of the ring that hold something."""
-        used = self._used()
-        return {"state": self.loop.state, "rows": jax.tree.map(lambda x: x[:, :used], self.loop.rows)}
+        used = self._used()  # cut on the host: on the device every length would compile a program
+        return {"state": self.loop.state, "rows": jax.tree.map(lambda x: np.asarray(x)[:, :used], self.loop.rows)}
 
     def host_state(self) -> dict[str, Any]:
         """Environments, episodes under way, counters."""
-        return {"step": self.step, "used": self._used()} | self.loop.host_state()
+        counters = {"step": self.step, "used": self._used(), "metrics": self.metrics.as_dict()}
+        return counters | self.loop.host_state()
 
     def restore(self, tree: PyTree, host: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.loop.state = jax.tree.map(jnp.asarray, tree["state"])
         self.loop.rows = jax.tree.map(lambda rows, x: rows.at[:, : host["used"]].set(x), self.loop.rows, tree["rows"])
         self.loop.restore(host)
+        self.metrics.restore(host["metrics"])

@@ -52,7 +52,6 @@ def td3bc_of(h: dict[str, Any], step: int) -> TD3BC:
     coefficient: Any = None
     if "n_start" in h:
         coefficient = StateAdaptive(
-            beta_init=1 / h["bc_alpha"],
             coefficient_learning_rate=h["coefficient_lr"],
             n_start=h["n_start"],
             n_end=h["n_end"],

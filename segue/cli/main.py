@@ -75,9 +75,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def guarded(name: str, arguments: list[str]) -> int:
     """Run a command and turn what a user can mend, or asked for, into one line and an exit code."""
+    import warnings
+
     from segue.errors import UserError
     from segue.stop import Diverged, Interrupted
 
+    warnings.formatwarning = lambda message, *_, **__: f"segue {name}: warning: {message}\n"
     module = import_module(COMMANDS[name][0])
     try:
         if name in ("train", "finetune", "run", "evaluate", "resume", "methods"):
@@ -85,6 +88,9 @@ def guarded(name: str, arguments: list[str]) -> int:
         return int(module.main(arguments))
     except UserError as error:
         print(f"segue {name}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except PermissionError as error:
+        print(f"segue {name}: {error.filename}: permission denied", file=sys.stderr)
         return EXIT_USER_ERROR
     except Diverged as error:
         print(f"segue {name}: {error}", file=sys.stderr)

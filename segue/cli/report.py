@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from segue.cli.options import Parser
 
 
 def main(argv: list[str]) -> int:
     """Write the report and say where it is."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="segue report",
         description="Compare runs: one self-contained page (report.html, no network needed), its figures as PNG, and "
         "all final scores as report.csv. Runs that differ only in their seeds become one curve.",

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
-from typing import NoReturn
 
+from segue.cli.options import Parser
 from segue.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {self.prog} --help shows the options")
 
 
 def evaluate(argv: list[str]) -> int:
     """`segue evaluate RUN`: returns of every seed's last policy."""
-    parser = _Parser(prog="segue evaluate", description="Score a trained policy over fresh episodes.")
+    parser = Parser(prog="segue evaluate", description="Score a trained policy over fresh episodes.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--episodes", type=int, default=50, help="of every seed's policy (default 50)")
     parser.add_argument("--env", help="Gymnasium id (default: the run's)")
@@ -39,7 +33,7 @@ def evaluate(argv: list[str]) -> int:
 
 def resume(argv: list[str]) -> int:
     """`segue resume RUN`."""
-    parser = _Parser(prog="segue resume", description="Go on with an interrupted run from its last checkpoint.")
+    parser = Parser(prog="segue resume", description="Go on with an interrupted run from its last checkpoint.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--quiet", action="store_true", help="no progress on the terminal")
     options = parser.parse_args(argv)
@@ -51,7 +45,7 @@ def resume(argv: list[str]) -> int:
 
 def methods(argv: list[str]) -> int:
     """`segue methods`."""
-    _Parser(prog="segue methods", description="The methods that this version has.").parse_args(argv)
+    Parser(prog="segue methods", description="The methods that this version has.").parse_args(argv)
     from segue.cli.train import method_table
 
     print(method_table())

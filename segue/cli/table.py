@@ -28,7 +28,7 @@ def print_result(run: Run) -> int:
     normalised = bool(scored) and scored[0].get("normalised_mean") is not None
     table = Table(title=f"{summary.get('method')} on {summary.get('dataset')}", title_justify="left")
     unit = "normalised score" if normalised else "return"
-    for column in ("", "steps", "seconds", "steps/s", f"{unit}, 50 episodes" if scored else unit):
+    for column in ("", "steps", "seconds", "steps/s", f"{unit}, {scored[0]['episodes']} episodes" if scored else unit):
         table.add_column(column, justify="left" if not column else "right")
     behaviour = summary.get("behaviour")
     if behaviour:

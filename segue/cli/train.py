@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from segue.api import DEFAULT_ONLINE_STEPS, DEFAULT_UPDATES, Run
 from segue.api import finetune as api_finetune
 from segue.api import run as api_run
 from segue.api import train as api_train
+from segue.cli.options import parse
 from segue.cli.table import print_result
 from segue.errors import UserError
 from segue.experiment import recipe_of
@@ -22,14 +20,6 @@ from segue.recipes.presets import ssar_preset
 from segue.run_folder import RunFolder
 from segue.session import Evaluation
 
-FLAT = (
-    tyro.conf.OmitArgPrefixes,
-    tyro.conf.OmitSubcommandPrefixes,
-    tyro.conf.AvoidSubcommands,
-    tyro.conf.FlagConversionOff,
-    tyro.conf.SuppressFixed,
-)
-
 
 @dataclass(frozen=True)
 class Common:
@@ -38,7 +28,7 @@ class Common:
     dataset: str | None = None  # segue/NAME, minari:ID, d4rl:PATH, ogbench:PATH, or a .npz, .parquet or .csv file
     transitions: int | None = None  # size of built-in data, or how many rows of a file to use
     env: str | None = None  # Gymnasium id; default: the dataset's own
-    seeds: tuple[int, ...] = (0,)  # several are trained side by side
+    seeds: tuple[int, ...] = (0,)  # several are trained side by side; finetune: some or all of the run's
     out: Path | None = None  # run folder; default: runs/METHOD-DATASET-N
     evaluation: Evaluation = field(default_factory=Evaluation)
     quiet: bool = False  # no progress on the terminal
@@ -67,11 +57,14 @@ class RunOptions(Common):
 
 
 def _split(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: segue {command} {what} [OPTIONS]\n\n{method_table()}\n\nsegue {command} {what} --help shows its options")
-        sys.exit(0 if argv else 2)
-    if argv[0].startswith("-"):
-        raise UserError(f"the first argument is the {what}, not {argv[0]}")
+    """The first argument and the others. Raises UserError if there is none; `--help` alone explains it and ends."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: segue {command} {what} [OPTIONS]\n\n{method_table()}\n")
+        print(f"segue {command} {what} --help shows its options")
+        raise SystemExit(0)
+    if not argv or argv[0].startswith("-"):
+        hint = f"choose one of {', '.join(METHODS)}" if what == "METHOD" else "name the folder of a run"
+        raise UserError(f"the first argument is the {what}: {hint}")
     return argv[0], argv[1:]
 
 
@@ -92,20 +85,19 @@ def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, argv
 
 
-def _parse(program: str, options: type[Common], recipe: Recipe, argv: list[str], note: str = "") -> tuple[Any, Recipe]:
+def _parse(program: str, options: Common, recipe: Recipe, argv: list[str], note: str = "") -> tuple[Any, Recipe]:
     """Run options and method settings from one flat list of options, the defaults being `recipe`'s."""
     kind: Any = type(recipe)
-    both = make_dataclass(
-        "Options", [("options", options, field(default_factory=options)), ("settings", kind, field(default=recipe))]
-    )
+    both: Any = make_dataclass("Options", [("run", type(options)), ("method", kind)])
     description = f"{kind.summary}. {kind.paper}.{note}"
-    parsed = tyro.cli(both, args=argv, prog=program, description=description, config=FLAT)
-    return parsed.options, parsed.settings  # type: ignore[attr-defined]
+    parsed = parse(both, both(options, recipe), argv, program, description)
+    return parsed.run, parsed.method
 
 
 def _recipe(method: str, preset: str | None) -> Recipe:
     if preset is None:
-        return recipe_type(method)()
+        recipe: Recipe = recipe_type(method)()
+        return recipe
     if method != "td3_bc_ssar":
         raise UserError(f"--preset is for td3_bc_ssar; {method} has the same settings on every dataset")
     return ssar_preset(preset)
@@ -143,11 +135,11 @@ def train(argv: list[str]) -> int:
     preset, rest = _take(rest, "--preset")
     recipe = _recipe(method, preset)
     note = PRESET_NOTE if method == "td3_bc_ssar" else ""
-    options, settings = _parse(f"segue train {method}", TrainOptions, recipe, rest, note)
+    options, settings = _parse(f"segue train {method}", TrainOptions(), recipe, rest, note)
     out = _named(options, method)
     result = api_train(
         method, options.dataset, out=out, steps=options.steps, settings=settings, **_common(options)
-    )
+    )  # fmt: skip
     return print_result(result)
 
 
@@ -162,7 +154,7 @@ def run(argv: list[str]) -> int:
 
         recipe = continuing(recipe, {})
     note = " --offline METHOD learns offline by another method first." + (PRESET_NOTE if preset else "")
-    options, settings = _parse(f"segue run {method}", RunOptions, recipe, rest, note)
+    options, settings = _parse(f"segue run {method}", RunOptions(), recipe, rest, note)
     if options.dataset is None:
         raise UserError("run begins offline: give a dataset (--dataset)")
     result = api_run(
@@ -191,14 +183,8 @@ def finetune(argv: list[str]) -> int:
 
         recipe = continuing(recipe_type(method)(), {})
     note = " --method NAME goes on by another method than the run's own."
-    seeded = make_dataclass(
-        "FinetuneOptions",
-        [("seeds", Annotated[tuple[int, ...], tyro.conf.arg(help="some or all of the run's seeds")],
-          field(default=tuple(parent.config["seeds"])))],
-        bases=(FinetuneOptions,),
-        frozen=True,
-    )
-    options, settings = _parse(f"segue finetune {path}", seeded, recipe, rest, note)
+    own = FinetuneOptions(seeds=tuple(parent.config["seeds"]))
+    options, settings = _parse(f"segue finetune {path}", own, recipe, rest, note)
     result = api_finetune(
         Run(Path(path)),
         out=options.out or default_out(f"{Path(path).name}-online"),

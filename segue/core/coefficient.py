@@ -20,8 +20,8 @@ class Coefficient(ABC):
         """Entries of `Batch.extras` that it reads."""
 
     @abstractmethod
-    def init(self, spec: Spec, key: jax.Array) -> PyTree:
-        """A fresh state."""
+    def init(self, spec: Spec, key: jax.Array, beta_0: float) -> PyTree:
+        """A fresh state; `beta_0` is the host's own constant strength."""
 
     @abstractmethod
     def __call__(self, c: PyTree, batch: Batch, updates: jax.Array) -> jax.Array:

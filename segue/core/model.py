@@ -77,5 +77,6 @@ class Model:
     def continued(self, optimizer: Adam) -> Model:
         """The same model under another phase's optimizer settings; moments are kept where their shape is the same."""
         fresh = optimizer.transform().init(self.params)
-        same = jax.tree.structure(fresh) == jax.tree.structure(self.opt_state)
+        want: Any = jax.tree.structure(fresh)
+        same = want == jax.tree.structure(self.opt_state)
         return replace(self, optimizer=optimizer, opt_state=self.opt_state if same else fresh)

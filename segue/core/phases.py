@@ -79,12 +79,13 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
             remedy = "start from a run whose method makes them"
             if "selector_critic" in missing:
                 remedy = "choose --selection return, or start from a run that selected by IQL's advantage"
-            raise UserError(f"phase '{phase.name}' needs {' and '.join(missing)}, which no earlier phase made: {remedy}")
+            lacking = " and ".join(missing)
+            raise UserError(f"phase '{phase.name}' needs {lacking}, which no earlier phase made: {remedy}")
         if algorithm.policy_kind and policy_kind and algorithm.policy_kind != policy_kind:
             fitting = "td3 or td3_bc" if policy_kind == "deterministic" else "sac"
             raise UserError(
-                f"phase '{phase.name}' ({type(algorithm).__name__}) continues a {algorithm.policy_kind} policy, but the "
-                f"policy so far is {policy_kind}: go on with {fitting}"
+                f"phase '{phase.name}' ({type(algorithm).__name__}) continues a {algorithm.policy_kind} policy, but "
+                f"the policy so far is {policy_kind}: go on with {fitting}"
             )
         if phase.steps < 1:
             raise UserError(f"phase '{phase.name}' has {phase.steps} steps; it needs at least 1")

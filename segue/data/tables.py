@@ -56,7 +56,9 @@ def load(path: Path, transitions: int | None, environment_id: str | None, source
         action_low=metadata.get("action_low") if low is None else low,
         action_high=metadata.get("action_high") if high is None else high,
         environment_id=environment_id or metadata.get("environment_id"),
-        environment_kwargs={} if environment_id else metadata.get("environment_kwargs", {}),
+        environment_kwargs=metadata.get("environment_kwargs", {})
+        if environment_id in (None, metadata.get("environment_id"))
+        else {},
         reference_scores=None if scores is None else (float(scores[0]), float(scores[1])),
         max_episode_steps=episode_limit(environment_id) or metadata.get("max_episode_steps"),
         source=source,

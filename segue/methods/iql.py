@@ -39,14 +39,14 @@ class NoDraws(NamedTuple):
 class IQLCritics(Algorithm[State]):
     """Expectile regression of V and Q on data, without a policy."""
 
-    expectile: float = 0.7  # tau
-    batch_size: int = 256
-    discount: float = 0.99
-    target_update_rate: float = 0.005
-    critic_learning_rate: float = 3e-4
-    value_learning_rate: float = 3e-4
-    hidden_sizes: tuple[int, ...] = (256, 256)
-    policy_update_interval: int = 1
+    expectile: float = 0.7  # tau [ssar.md B8]
+    batch_size: int = 256  # rows per update [Kostrikov et al. 2021, App. B; ssar.md 2.2]
+    discount: float = 0.99  # gamma [App. B]
+    target_update_rate: float = 0.005  # Polyak rate of the target critics [App. B]
+    critic_learning_rate: float = 3e-4  # Adam [App. B]
+    value_learning_rate: float = 3e-4  # Adam [App. B]
+    hidden_sizes: tuple[int, ...] = (256, 256)  # of critics and value [App. B]
+    policy_update_interval: int = 1  # there is no policy [every update counts as a round]
 
     gives = ("selector_critic", "selector_value")
 

@@ -102,7 +102,8 @@ class SAC(Algorithm[State]):
     def update(self, s: State, batch: Batch, draws: Draws, policy_step: bool) -> tuple[State, Metrics]:
         """Critics, then (on policy steps) actor and temperature against the new critics, then the targets."""
         alpha = jnp.exp(s.temperature())  # []
-        next_action, next_log_prob = sample_tanh_gaussian(*s.actor(batch.next_obs), draws.next_policy_noise)
+        mean, log_std = s.actor(batch.next_obs)  # [B, A]
+        next_action, next_log_prob = sample_tanh_gaussian(mean, log_std, draws.next_policy_noise)
         next_value = s.critic.slow(batch.next_obs, next_action).min(0) - alpha * next_log_prob  # [2, B] -> [B]
         y = td_target(batch, self.discount, next_value)  # [B]
 
@@ -117,7 +118,8 @@ class SAC(Algorithm[State]):
             return s, metrics
 
         def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
-            action, log_prob = sample_tanh_gaussian(*actor(batch.obs), draws.policy_noise)  # [B, A], [B]
+            mean, log_std = actor(batch.obs)  # [B, A]
+            action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
             q = critic(batch.obs, action).min(0)  # [B]
             return (alpha * log_prob - q).mean(), log_prob.mean()
 

@@ -70,7 +70,6 @@ class CoefficientState:
 class StateAdaptive(Coefficient):
     """The learned coefficient, for an offline phase."""
 
-    beta_init: float = 0.4  # beta_0 = 1 / alpha of the host [ssar.md 2.3]
     coefficient_hidden_sizes: tuple[int, ...] = (512, 512, 512)  # of the coefficient network [ssar.md 2.3]
     coefficient_learning_rate: float = 3e-8  # Adam, after clipping to norm 0.5 [ssar.md B27; 1e-8 on CQL]
     n_start: float = 1.0  # threshold at the start, in standard deviations [paper, Sec. 4]
@@ -85,9 +84,9 @@ class StateAdaptive(Coefficient):
         """The trust flags of the selected sub-dataset."""
         return ("trust",)
 
-    def init(self, spec: Spec, key: jax.Array) -> CoefficientState:
+    def init(self, spec: Spec, key: jax.Array, beta_0: float) -> CoefficientState:
         """A fresh phi, n = n_start."""
-        net = CoefficientNet(spec.observation_dim, self.coefficient_hidden_sizes, self.beta_init)
+        net = CoefficientNet(spec.observation_dim, self.coefficient_hidden_sizes, beta_0)
         model = Model.create(net, Adam(self.coefficient_learning_rate, GRADIENT_CLIP), key)
         return CoefficientState(model, jnp.asarray(self.n_start), jnp.asarray(False), jnp.int32(0))
 
@@ -155,9 +154,9 @@ class Annealed(Coefficient):
         """The trust flags."""
         return self.offline.columns
 
-    def init(self, spec: Spec, key: jax.Array) -> CoefficientState:
+    def init(self, spec: Spec, key: jax.Array, beta_0: float) -> CoefficientState:
         """As offline: a phase without a learned coefficient before it starts near beta_0."""
-        return self.offline.init(spec, key)
+        return self.offline.init(spec, key, beta_0)
 
     def factor(self, c: CoefficientState, updates: jax.Array) -> jax.Array | float:
         """f(N) [], N = 1 on the first online update (2.9.5)."""

@@ -43,7 +43,7 @@ class TD3BC(Algorithm[State]):
     """TD3+BC, offline and online."""
 
     coefficient: Coefficient | None = None
-    alpha: float = 2.5  # weight of the Q term [Fujimoto & Gu 2021, Table 4]; with SSAR only 1 / beta_init
+    alpha: float = 2.5  # weight of the Q term [Fujimoto & Gu 2021, Table 4]; with SSAR only 1 / beta_0 [ssar.md 2.3]
     batch_size: int = 256  # rows per update [Table 4]
     discount: float = 0.99  # gamma [Table 4]
     target_update_rate: float = 0.005  # Polyak rate of all targets [Table 4]
@@ -66,7 +66,9 @@ class TD3BC(Algorithm[State]):
         actor_adam, critic_adam = Adam(self.actor_learning_rate), Adam(self.critic_learning_rate)
         policy = DeterministicPolicy(*spec, self.hidden_sizes)
         critics = Critics(*spec, self.hidden_sizes, self.critic_layer_norm)
-        beta = models.get("beta", ()) or (self.coefficient.init(spec, beta_key) if self.coefficient else ())
+        beta = models.get("beta", ())
+        if self.coefficient and not beta:
+            beta = self.coefficient.init(spec, beta_key, 1 / self.alpha)
         updates = models.get("updates", jnp.int32(0))
         if "updates" in models and self.coefficient:
             beta = self.coefficient.begin_online(beta, updates)

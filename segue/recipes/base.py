@@ -17,10 +17,10 @@ class Recipe(ABC):
     paper: ClassVar[str]
     needs_dataset: ClassVar[bool] = True
 
-    normalize_observations: bool  # (s - mean) / (std + 0.001) with the dataset's statistics
-    reward_scale: float = 1.0  # rewards are stored as reward * scale + bias [1 on MuJoCo]
-    reward_bias: float = 0.0  # [0 on MuJoCo, -1 on AntMaze for TD3+BC]
-    replay: ReplayStart = "all"  # online batches: all of the dataset, half of each batch, its best part, none
+    normalize_observations: bool = False  # (s - mean) / (std + 0.001) with the dataset's statistics [ours: off]
+    reward_scale: float = 1.0  # rewards are stored as reward * scale + bias [1 on MuJoCo, ssar.md 2.1]
+    reward_bias: float = 0.0  # rewards are stored as reward * scale + bias [0 on MuJoCo, -1 on AntMaze, ssar.md 2.1]
+    replay: ReplayStart = "all"  # online batches: all the dataset, half of each, its best part, none [ssar.md 2.9]
     warmup_steps: int = 5_000  # online steps that only act and store [ssar.md 2.9]
     updates_per_step: float = 1.0  # online gradient updates per environment step [1 in the papers]
 

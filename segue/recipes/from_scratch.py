@@ -15,10 +15,10 @@ from segue.recipes.base import Recipe
 class _OnlineRecipe(Recipe):
     needs_dataset: ClassVar[bool] = False
 
-    normalize_observations: bool = False  # [neither paper does]
-    replay: ReplayStart = "none"  # from scratch there is no dataset
-    warmup_steps: int = 10_000  # [10,000 in public SAC implementations; 25,000 in TD3 on the same tasks]
-    random_warmup: bool = True  # uniform actions in the warm-up; off when a policy is continued
+    normalize_observations: bool = False  # (s - mean) / (std + 0.001), dataset's statistics [neither paper does]
+    replay: ReplayStart = "none"  # online batches: all the dataset, half of each, its best part, none [no dataset here]
+    warmup_steps: int = 10_000  # steps that only act and store [public SAC implementations; 25,000 in TD3's paper]
+    random_warmup: bool = True  # uniform actions in the warm-up [both papers]; off when a policy is continued
 
     def _schedule(self, env_steps: int) -> Online:
         return Online(env_steps, self.warmup_steps, self.random_warmup, self.updates_per_step, self.replay)

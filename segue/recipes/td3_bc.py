@@ -20,7 +20,7 @@ class TD3BCRecipe(Recipe):
     paper: ClassVar[str] = "Fujimoto & Gu 2021, arXiv:2106.06860"
 
     algorithm: TD3BC = TD3BC()
-    normalize_observations: bool = True  # [Fujimoto & Gu 2021, Sec. 4]
+    normalize_observations: bool = True  # (s - mean) / (std + 0.001) of the dataset [Fujimoto & Gu 2021, Sec. 4]
 
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:
         """One phase."""
@@ -39,17 +39,17 @@ class SSARRecipe(Recipe):
     summary: ClassVar[str] = "TD3+BC with a learned, state-dependent strength of cloning on selected data; fine-tunes"
     paper: ClassVar[str] = "Selective State-Adaptive Regularization, ICML 2025, arXiv:2505.19923"
 
-    profile: Literal["paper", "released"] = "paper"  # the method as described, or as the released program acts
+    profile: Literal["paper", "released"] = "paper"  # as described, or as the released program acts [ssar.md 3]
     host: TD3BC = TD3BC(critic_layer_norm=True, online_action_noise=0.0)
     adaptive: StateAdaptive = StateAdaptive()
-    normalize_observations: bool = True  # [ssar.md 2.1]
+    normalize_observations: bool = True  # (s - mean) / (std + 0.001) with the dataset's statistics [ssar.md 2.1]
     selection: Literal["return", "iql_advantage", "success", "none"] = "return"  # the sub-dataset [ssar.md 2.2]
-    return_threshold: float | None = None  # trajectories above it are trusted [presets; Table 6]
+    return_threshold: float | None = None  # trajectories above it are trusted [presets of ssar.md's Table 6]
     return_quantile: float = 0.5  # of the dataset's returns, where no threshold is given [ours]
     failure_reward: float = -1.0  # last reward of a failed trajectory, for "success" [ssar.md 2.2]
     iql_expectile: float = 0.7  # of the selecting IQL critics [ssar.md B8]
     iql_steps: int = 1_000_000  # their gradient steps [ssar.md 2.2]
-    replay: ReplayStart = "part"  # [ssar.md 2.9: part on MuJoCo, all on AntMaze]
+    replay: ReplayStart = "part"  # all, half, part or none of the data online [ssar.md 2.9: all on AntMaze]
     part_trajectories: int = 50  # kept by "part" [ssar.md 2.9]
     anneal_steps: int | None = 400_000  # online updates until the strength reaches 0; None: never [ssar.md 2.9]
     policy_update_interval_online: int = 2  # F online [ssar.md 2.9; 20 to 100 on hard AntMaze]
@@ -65,8 +65,8 @@ class SSARRecipe(Recipe):
 
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:
         """The selector's pre-training where it is asked for, then TD3+BC with the learned coefficient."""
-        adaptive = replace(self.adaptive, beta_init=1 / self.host.alpha)
-        main = Phase("offline", replace(self.host, coefficient=adaptive), updates, selection=self._selection())
+        algorithm = replace(self.host, coefficient=self.adaptive)
+        main = Phase("offline", algorithm, updates, selection=self._selection())
         if self.selection != "iql_advantage":
             return (main,)
         return (Phase("selection", IQLCritics(expectile=self.iql_expectile), self.iql_steps), main)
@@ -74,10 +74,9 @@ class SSARRecipe(Recipe):
     def online_phase(self, env_steps: int) -> Phase:
         """The coefficient frozen and annealed."""
         released = self.profile == "released"
-        adaptive = replace(self.adaptive, beta_init=1 / self.host.alpha)
         algorithm = replace(
             self.host,
-            coefficient=Annealed(adaptive, self.anneal_steps, floor_at_zero=not released),
+            coefficient=Annealed(self.adaptive, self.anneal_steps, floor_at_zero=not released),
             policy_update_interval=self.policy_update_interval_online,
         )
         schedule = Online(
@@ -89,6 +88,4 @@ class SSARRecipe(Recipe):
             self.part_trajectories,
             inherit_trust=released,
         )
-        return Phase(
-            "online", algorithm, online=schedule, selection=self._selection(), replay_drop_last=released
-        )
+        return Phase("online", algorithm, online=schedule, selection=self._selection(), replay_drop_last=released)
