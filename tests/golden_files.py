@@ -58,7 +58,7 @@ def recorded_batch(record: Record, prefix: str) -> Batch:
     obs, action, reward, next_obs, terminal = (record.file[f"{prefix}/{name}"].astype(np.float32) for name in FIELDS)
     mask = f"{prefix}/subset_mask"
     extras = {"trust": record.file[mask].astype(np.float32)} if mask in record.file.files else {}
-    return Batch(obs, action, reward, next_obs, terminal, extras)  # type: ignore[arg-type]  # NumPy: nothing to compile
+    return Batch(obs, action, reward, next_obs, terminal, extras)  # NumPy: nothing to compile
 
 
 def assert_batch(got: Batch, record: Record, prefix: str, rtol: float = 0.0) -> None:

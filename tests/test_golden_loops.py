@@ -1,0 +1,280 @@
+"""Whole runs of SSAR on TD3+BC against the record, from the raw dataset to the last environment step.
+
+The environment replays the recorded observations, rewards and endings; the algorithm acts as recorded and writes down
+what reaches it. What the networks then learn is the stepping cases' business (test_golden_td3bc.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segue.core.algorithm import Algorithm
+from segue.core.learn import Program, initial_state, make_keys
+from segue.core.phases import MIXES, Online, Phase, Selection
+from segue.core.replay import Memory, Ring, empty_rows, gather
+from segue.core.types import Batch, Metrics, Models, Spec
+from segue.data import Dataset, load_dataset
+from segue.data.prepare import return_range_scale
+from segue.environment import Environment
+from segue.methods.ssar import Annealed, StateAdaptive
+from segue.methods.td3_bc import TD3BC
+from segue.online import OnlineLoop
+from segue.preparation import Preparation
+from segue.replay_start import PhaseData, phase_data
+from tests.golden_files import FIELDS, Record, assert_batch, cases, recorded_batch
+
+FLOAT32 = 1e-5  # relative, as the record's README asks of float32 quantities
+SPEC = Spec(5, 2)
+UPDATES = 32  # room for more updates than any record has
+GATHER = jax.jit(gather, static_argnums=0)
+
+
+class Script(gym.Env):
+    """The recorded course of the environment, in raw observations; it says nothing of time limits."""
+
+    def __init__(self, record: Record, preparation: Preparation):
+        def raw(name: str) -> np.ndarray:
+            return record[f"online/{name}"] * preparation.std.astype(np.float64) + preparation.mean
+
+        self.before, self.after = raw("observation"), raw("next_observation")
+        self.rewards, self.terminated = record["online/raw_reward"], record["online/terminated"] > 0
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (5,), np.float64)
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.taken: list[np.ndarray] = []
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict]:
+        return self.before[min(len(self.taken), len(self.before) - 1)], {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        k = len(self.taken)
+        self.taken.append(action)
+        return self.after[k], float(self.rewards[k]), bool(self.terminated[k]), False, {}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Diary:
+    """What the recording algorithm saw, and what it has to do."""
+
+    obs: jax.Array  # [T, S] the recorded observations
+    action: jax.Array  # [T, A] and the actions taken there
+    host: Any  # the state that TD3+BC would have
+    seen: dict[str, jax.Array]  # [UPDATES, ...]
+    updates: jax.Array
+
+
+@dataclass(frozen=True)
+class Recorder(Algorithm[Diary]):
+    """Acts by the record, learns nothing."""
+
+    host: TD3BC
+    steps: int
+    batch_size: int = 4
+    discount: float = 0.99
+    policy_update_interval: int = 2
+    coefficient: Any = field(default=None)
+
+    def init(self, models: Models, spec: Spec, key: jax.Array) -> Diary:
+        seen = {
+            "policy_step": jnp.zeros(UPDATES, bool),
+            "factor": jnp.zeros(UPDATES),
+            "reward": jnp.zeros((UPDATES, self.batch_size)),
+        }
+        obs, action = jnp.zeros((self.steps, *spec[:1])), jnp.zeros((self.steps, spec.action_dim))
+        host = self.host.init({"updates": models["updates"]}, spec, key)
+        return Diary(obs, action, host, seen, models["updates"])
+
+    def draw(self, key: jax.Array, spec: Spec) -> tuple[()]:
+        return ()
+
+    def update(self, s: Diary, batch: Batch, draws: Any, policy_step: bool) -> tuple[Diary, Metrics]:
+        k, updates = s.updates - s.host.updates, s.updates + 1
+        entry = {"policy_step": policy_step, "reward": batch.reward}
+        entry["factor"] = jnp.asarray(self.coefficient.factor(s.host.beta, updates))
+        seen = {name: column.at[k].set(entry[name]) for name, column in s.seen.items()}
+        return replace(s, seen=seen, updates=updates), {}
+
+    def act(self, s: Diary, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
+        return s.action[jnp.argmin(jnp.abs(s.obs - obs).sum(-1))]
+
+    def export(self, s: Diary) -> Models:
+        return {}
+
+
+def load(record: Record, folder: Path) -> Dataset:
+    path = folder / "raw.hdf5"
+    with h5py.File(path, "w") as file:
+        for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+            file[name] = record.file[f"raw/{name}"]
+    return replace(load_dataset(f"d4rl:{path}"), max_episode_steps=record.hparams["max_episode_steps"])
+
+
+def prepare(record: Record, dataset: Dataset) -> Preparation:
+    """Rewards as the record scales them: by the range of returns, or shifted by -1 where they are sparse."""
+    if record.hparams["environment"] == "antmaze":
+        return Preparation.of_dataset(dataset.observations, True, 1.0, -1.0)
+    scale = return_range_scale(dataset.rewards, dataset.terminated, 1000)
+    return Preparation.of_dataset(dataset.observations, True, scale, 0.0)
+
+
+def phases(record: Record, inherit: bool) -> tuple[Phase, Phase]:
+    """The recorded run as we would ask for it."""
+    h = record.hparams
+    selection = Selection("success", failure_reward=-1.0)
+    if h["environment"] != "antmaze":
+        selection = Selection("return", threshold=float(record["return_threshold"]))
+    adaptive = StateAdaptive(coefficient_hidden_sizes=(4,))
+    annealed = Annealed(adaptive, h["decay_steps"] if h["decay_steps"] > 0 else None, floor_at_zero=False)
+    host = TD3BC(adaptive, hidden_sizes=(4,))
+    online = Online(
+        h["online_steps"], h["warmup_steps"], replay=h["buffer_start"], part_trajectories=50, inherit_trust=inherit
+    )
+    algorithm: Any = Recorder(
+        host=replace(host, coefficient=annealed),
+        steps=h["online_steps"],
+        batch_size=h["batch_size"],
+        policy_update_interval=h["policy_update_interval_online"],
+        coefficient=annealed,
+    )
+    return (
+        Phase("offline", host, h["offline_steps"], selection=selection),
+        Phase("online", algorithm, online=online, selection=selection, replay_drop_last=True),
+    )
+
+
+def loop_of(record: Record, phase: Phase, data: PhaseData, preparation: Preparation) -> OnlineLoop:
+    h, keys = record.hparams, make_keys((0,), 1)
+    models = {"updates": jnp.full(1, h["offline_steps"], jnp.int32)}
+    state = initial_state(phase.algorithm, models, SPEC, keys)
+    names = {"obs": "observation", "action": "action"}
+    script = {name: jnp.asarray(record.file[f"online/{key}"])[None] for name, key in names.items()}
+    assert phase.online is not None
+    return OnlineLoop(
+        program=Program(phase.algorithm, phase.mix, SPEC),
+        schedule=phase.online,
+        environments=[Environment(lambda: gym.wrappers.TimeLimit(Script(record, preparation), h["max_episode_steps"]))],
+        preparation=preparation,
+        state=replace(state, **script),
+        rows=jax.tree.map(lambda x: x[None], empty_rows(SPEC, h["online_steps"], ("trust",))),
+        columns={name: jnp.asarray(flags) for name, flags in data.columns.items()},
+        offline=data.rows,
+        keys=keys,
+        seeds=(0,),
+        new_row_extras=data.new_row_extras,
+    )
+
+
+def pooled(data: PhaseData, rows: Batch, size: int) -> Batch:
+    """Offline rows, then the ring's live ones."""
+    live = jax.tree.map(lambda x: np.asarray(x[0, :size]), rows)
+    if data.rows is None:
+        return live
+    offline = data.rows._replace(extras={"trust": data.columns["trust"][0]})
+    return jax.tree.map(lambda a, b: np.concatenate([a, b]), offline, live)
+
+
+def check_stored_row(record: Record, loop: OnlineLoop, step: int) -> None:
+    """Row `step` of the ring is what the record stored, and its action is the one that was executed."""
+    stored = ("observation", "stored_action", "stored_reward", "next_observation", "stored_terminal")
+    want = (record[f"online/{name}"][step] for name in stored)
+    row = jax.tree.map(lambda x: np.asarray(x[0, step]), loop.rows)
+    for name, got, expected in zip(FIELDS, row[:5], want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=FLOAT32, atol=FLOAT32 / 10, err_msg=f"step {step} {name}")
+    script: Any = loop.environments[0].gym.unwrapped
+    np.testing.assert_allclose(script.taken[step], record["online/action"][step], rtol=0, atol=1e-7)
+
+
+def check_batch(record: Record, loop: OnlineLoop, data: PhaseData, k: int) -> None:
+    """The recorded indices of online update `k` name the recorded batch, out of as many rows as recorded."""
+    at = "updates/online"
+    replay = record.hparams["buffer_start"]
+    size = np.int32(loop.env_step)
+    offline = 0 if data.rows is None else len(data.rows.reward)
+    ranges = {"half": [size, offline], "none": [size]}.get(replay, [size + offline])
+    assert record[f"{at}/index_range"][k].tolist() == ranges
+    ring = Ring(jax.tree.map(lambda x: x[0], loop.rows), jnp.asarray(size))
+    memory = Memory(data.rows, {"trust": jnp.asarray(data.columns["trust"][0])}, ring)
+    indices = [record[f"{at}/{name}"][k] for name in ("indices_0", "indices_1") if f"{at}/{name}" in record.file.files]
+    batch = GATHER(MIXES[replay], memory, np.concatenate(indices))
+    want = jax.tree.map(lambda x: x[k], recorded_batch(record, f"{at}/batch"))
+    for got, expected in zip(jax.tree.leaves(batch), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=FLOAT32, atol=FLOAT32 / 10, err_msg=f"update {k}")
+
+
+@pytest.mark.parametrize("name", cases("loop_td3bc_sa_*"))
+def test_loop_equals_the_record(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = Record(name)
+    h = record.hparams
+    dataset = load(record, tmp_path)
+    preparation = prepare(record, dataset)
+    np.testing.assert_allclose(preparation.mean, record["normalisation/mean"], rtol=FLOAT32, atol=FLOAT32 / 10)
+    np.testing.assert_allclose(preparation.std, record["normalisation/std"], rtol=FLOAT32)
+
+    offline, online = phases(record, inherit=True)
+    start = phase_data(offline, dataset, preparation, {}, seeds=1)
+    assert start.rows is not None
+    flagged = start.rows._replace(extras={"trust": start.columns["trust"][0]})
+    assert_batch(start.rows, record, "prepared", FLOAT32)
+    assert_batch(flagged, record, "offline_start/buffer", FLOAT32)
+
+    data = phase_data(online, dataset, preparation, {}, seeds=1)
+    loop = loop_of(record, online, data, preparation)
+    if h["buffer_start"] != "half":  # there the record's is the online buffer, empty like our ring
+        assert_batch(pooled(data, loop.rows, 0), record, "online_start/buffer", FLOAT32)
+
+    loop.begin()
+    updates = record["updates/online/env_steps_so_far"].tolist()
+    for step in range(h["online_steps"]):
+        made = loop.updates
+        loop.advance(lambda: False, step + 1)
+        check_stored_row(record, loop, step)
+        due = updates.count(step + 1)
+        assert loop.updates - made == due
+        if due:
+            check_batch(record, loop, data, updates.index(step + 1))
+    np.testing.assert_array_equal(loop.rows.extras["trust"][0], record["online/subset_mask"])
+    final = pooled(data, loop.rows, 0 if h["buffer_start"] in ("half", "none") else h["online_steps"])
+    if h["buffer_start"] == "none":  # the untouched offline buffer, which we drop
+        final = flagged
+    assert_batch(final, record, "final/offline_buffer", FLOAT32)
+    check_what_the_algorithm_saw(record, loop.state, len(updates), pooled(data, loop.rows, h["online_steps"]))
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
+
+
+def check_what_the_algorithm_saw(record: Record, diary: Diary, count: int, rows: Batch) -> None:
+    """Number of updates, N of the annealing, policy steps, and that batches hold stored rows."""
+    h, at = record.hparams, "updates/online"
+    seen = {name: np.asarray(x[0]) for name, x in diary.seen.items()}
+    assert int(diary.updates[0]) == h["offline_steps"] + count
+    steps = record[f"{at}/online_steps_argument"]
+    wanted = 1 - steps / h["decay_steps"] if h["decay_steps"] > 0 else np.ones(count)
+    np.testing.assert_allclose(seen["factor"][:count], wanted, rtol=0, atol=1e-6)
+    total = h["offline_steps"] + np.arange(1, count + 1)  # never reset: the switch does not shift the policy steps
+    np.testing.assert_array_equal(seen["policy_step"][:count], total % record[f"{at}/policy_update_interval"] == 0)
+    assert np.isin(seen["reward"][:count], np.asarray(rows.reward)).all()
+
+
+@pytest.mark.parametrize("name", cases("loop_td3bc_sa_part"))
+def test_new_rows_are_trusted_in_the_paper_profile(name: str, tmp_path: Path) -> None:
+    """The record inherits flags of old rows (ssar.md B17); the paper profile writes 1 with every new row."""
+    record = Record(name)
+    dataset = load(record, tmp_path)
+    preparation = prepare(record, dataset)
+    phase = phases(record, inherit=False)[1]
+    data = phase_data(phase, dataset, preparation, {}, seeds=1)
+    flags = [data.new_row_extras(step)["trust"][0] for step in range(record.hparams["online_steps"])]
+    assert set(flags) == {1.0} and set(record["online/subset_mask"]) == {0.0, 1.0}
+
+
+def test_there_are_cases() -> None:
+    assert cases("loop_td3bc_sa_*"), "no loop_td3bc_sa_*.npz in the folder that SEGUE_GOLDEN names"
