@@ -41,6 +41,7 @@ class OnlineLoop:
         self.env_step = 0
         self.updates = int(state.updates[0])  # goes on from earlier phases of the same algorithm
         self.obs = np.zeros((len(seeds), program.spec.observation_dim), np.float32)  # raw
+        self.prepared = self.preparation.observation(self.obs)  # as the networks see it
         self.action = np.zeros((len(seeds), program.spec.action_dim), np.float32)
         self.episode_return = np.zeros(len(seeds))
         self.episode_length = np.zeros(len(seeds), np.int64)
@@ -49,13 +50,14 @@ class OnlineLoop:
     def begin(self) -> None:
         """Reset every environment with its seed and choose the first actions."""
         self.obs = np.stack([env.reset(seed) for env, seed in zip(self.environments, self.seeds, strict=True)])
+        self.prepared = self.preparation.observation(self.obs)
         self.action = self._first_action()
 
     def _first_action(self) -> np.ndarray:
         if self._random(0):
             return self._random_action(0)
-        obs = self.preparation.observation(self.obs)
-        return np.asarray(act(self.program.algorithm, True, self.state, obs, self.keys.act, jnp.int32(0)))
+        start = jnp.int32(0)
+        return np.asarray(act(self.program.algorithm, True, self.state, self.prepared, self.keys.act, start))
 
     def _random(self, step: int) -> bool:
         return self.schedule.random_warmup and step < self.schedule.warmup_steps
@@ -80,13 +82,13 @@ class OnlineLoop:
         interval = self.program.algorithm.policy_update_interval
         while self.env_step < until and not stop() and np.isfinite(self.action).all():
             clock = time.perf_counter()
-            row, obs = self._interact(episodes)
+            row = self._interact(episodes)
             self.env_step += 1
             flags = policy_flags(interval, self.updates, self._updates_due())
             capacity = self.rows.reward.shape[1]
-            self.rows = store(self.rows, row, np.int32((self.env_step - 1) % capacity))
+            self.rows = store(self.rows, row, (self.env_step - 1) % capacity)
             turn: dict[str, Any] = {
-                "obs": self.preparation.observation(obs),
+                "obs": self.prepared,
                 "size": np.int32(min(self.env_step, capacity)),
                 "env_step": np.int32(self.env_step),
                 "updates": np.int32(self.updates),
@@ -96,42 +98,41 @@ class OnlineLoop:
                 self.program, flags, self.state, self.rows, self.columns, self.keys, Turn(**turn), self.offline
             )
             self.updates += len(flags)
-            self.obs = obs
             self.action = self._random_action(self.env_step) if self._random(self.env_step) else np.asarray(action)
             if flags and flags[-1]:
                 metrics.append(info)
         return metrics, episodes
 
-    def _interact(self, episodes: list[dict[str, Any]]) -> tuple[Batch, np.ndarray]:
-        """Step every environment with the action chosen for it; the rows to store and where to act next (raw)."""
+    def _interact(self, episodes: list[dict[str, Any]]) -> Batch:
+        """Step every environment with the action chosen for it, move on to where to act next; the rows to store.
+
+        An observation is prepared once: as the next one of this row, then as the first one of the next row.
+        """
+        before = self.prepared
         action = np.clip(self.action, -1, 1)  # what is executed is what is stored
-        seeds = len(self.seeds)
-        final_obs, next_obs = np.empty_like(self.obs), np.empty_like(self.obs)
-        reward, terminal = np.empty(seeds, np.float32), np.empty(seeds, np.float32)
+        reward, terminal = np.empty(len(self.seeds), np.float32), np.empty(len(self.seeds), np.float32)
+        ended = []
+        self.obs = np.empty_like(self.obs)
         for k, env in enumerate(self.environments):
-            final_obs[k], raw, terminated, truncated = env.step(action[k])
+            self.obs[k], raw, terminated, truncated = env.step(action[k])
             reward[k] = self.preparation.reward(raw)
             # A step that hits the time limit bootstraps even if the environment ended there too (../spec/ssar.md 2.9).
             terminal[k] = terminated and not truncated
             self.episode_return[k] += raw
             self.episode_length[k] += 1
-            next_obs[k] = final_obs[k]
-            if terminated or truncated:  # same-step reset: no row mixes two episodes
-                episodes.append(
-                    {"step": self.env_step + 1, "seed": self.seeds[k], "return": float(self.episode_return[k]),
-                     "length": int(self.episode_length[k])}
-                )
-                self.episode_return[k], self.episode_length[k] = 0.0, 0
-                next_obs[k] = env.reset()
-        row: dict[str, Any] = {
-            "obs": self.preparation.observation(self.obs),
-            "action": action,
-            "reward": reward,
-            "next_obs": self.preparation.observation(final_obs),
-            "terminal": terminal,
-            "extras": self.new_row_extras(self.env_step),
-        }
-        return Batch(**row), next_obs
+            if terminated or truncated:
+                ended.append(k)
+        after = self.prepared = self.preparation.observation(self.obs)
+        for k in ended:  # same-step reset: no row mixes two episodes
+            episode = {"step": self.env_step + 1, "seed": self.seeds[k], "return": float(self.episode_return[k])}
+            episodes.append(episode | {"length": int(self.episode_length[k])})
+            self.episode_return[k], self.episode_length[k] = 0.0, 0
+            self.obs[k] = self.environments[k].reset()
+        if ended:
+            self.prepared = self.preparation.observation(self.obs)
+        extras: Any = self.new_row_extras(self.env_step)
+        row: dict[str, Any] = {"obs": before, "action": action, "reward": reward, "next_obs": after}
+        return Batch(**row, terminal=terminal, extras=extras)
 
     def host_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays on the device."""
@@ -159,4 +160,6 @@ class OnlineLoop:
             seed = int(np.random.SeedSequence([self.seeds[k], self.env_step]).generate_state(1)[0])
             self.obs[k] = env.reset(seed)
             self.episode_return[k], self.episode_length[k] = 0.0, 0
+            self.prepared = self.preparation.observation(self.obs)
             self.action[k] = np.asarray(self._first_action())[k]
+        self.prepared = self.preparation.observation(self.obs)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from segue.core.types import Batch, Spec
@@ -47,13 +48,26 @@ def empty_rows(spec: Spec, capacity: int, columns: tuple[str, ...] = ()) -> Batc
     )
 
 
-@partial(jax.jit, donate_argnums=0)
-def store(rows: Batch, row: Batch, slot: jax.Array) -> Batch:
-    """Write one transition of every seed (leaves [seeds, ...]) at `slot` of a ring's rows [seeds, capacity, ...].
+def store(rows: Batch, row: Batch, slot: int) -> Batch:
+    """Write one transition of every seed (NumPy leaves [seeds, ...]) at `slot` of a ring's rows [seeds, capacity, ...].
 
-    A program of its own: fused with a reader of the same rows, XLA copies the whole ring at every step.
+    The row travels to the device as one array: every array of its own would cost a transfer at every step.
     """
-    return jax.tree.map(lambda column, x: lax.dynamic_update_index_in_dim(column, x, slot, 1), rows, row)
+    leaves = [np.asarray(x, np.float32).reshape(len(x), -1) for x in jax.tree.leaves(row)]
+    return _store(rows, np.concatenate(leaves, axis=1), np.int32(slot))
+
+
+@partial(jax.jit, donate_argnums=0)
+def _store(rows: Batch, packed: jax.Array, slot: jax.Array) -> Batch:
+    """A program of its own: fused with a reader of the same rows, XLA copies the whole ring at every step."""
+    leaves, structure = jax.tree.flatten(rows)
+    written, start = [], 0
+    for column in leaves:
+        width = column.shape[2] if column.ndim == 3 else 1
+        x = packed[:, start : start + width].reshape(column.shape[0], *column.shape[2:])
+        written.append(lax.dynamic_update_index_in_dim(column, x, slot, 1))
+        start += width
+    return jax.tree.unflatten(structure, written)
 
 
 def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
