@@ -16,7 +16,7 @@ from segue.errors import UserError
 from segue.experiment import recipe_of
 from segue.recipes import METHODS, recipe_type
 from segue.recipes.base import Recipe
-from segue.recipes.presets import ssar_preset
+from segue.recipes.presets import OFFLINE_UPDATES, ssar_preset
 from segue.run_folder import RunFolder
 from segue.session import Evaluation
 
@@ -103,6 +103,11 @@ def _recipe(method: str, preset: str | None) -> Recipe:
     return ssar_preset(preset)
 
 
+def _updates(preset: str | None) -> int:
+    """The default number of offline updates."""
+    return DEFAULT_UPDATES if preset is None else OFFLINE_UPDATES[preset]
+
+
 def default_out(name: str) -> Path:
     """The first free `runs/NAME-N`."""
     n = 1
@@ -135,7 +140,7 @@ def train(argv: list[str]) -> int:
     preset, rest = _take(rest, "--preset")
     recipe = _recipe(method, preset)
     note = PRESET_NOTE if method == "td3_bc_ssar" else ""
-    options, settings = _parse(f"segue train {method}", TrainOptions(), recipe, rest, note)
+    options, settings = _parse(f"segue train {method}", TrainOptions(steps=_updates(preset)), recipe, rest, note)
     out = _named(options, method)
     result = api_train(
         method, options.dataset, out=out, steps=options.steps, settings=settings, **_common(options)
@@ -154,7 +159,7 @@ def run(argv: list[str]) -> int:
 
         recipe = continuing(recipe, {})
     note = " --offline METHOD learns offline by another method first." + (PRESET_NOTE if preset else "")
-    options, settings = _parse(f"segue run {method}", RunOptions(), recipe, rest, note)
+    options, settings = _parse(f"segue run {method}", RunOptions(steps=_updates(preset)), recipe, rest, note)
     if options.dataset is None:
         raise UserError("run begins offline: give a dataset (--dataset)")
     result = api_run(
