@@ -47,6 +47,12 @@ def normalised(groups: Sequence[Group]) -> bool:
     return bool(scores) and all(score.normalised_mean is not None for score in scores)
 
 
+def short_name(dataset: str) -> str:
+    """A dataset's reference as a title can hold it: without its options and its folders."""
+    name = dataset.partition("?")[0]
+    return name if name.startswith("segue/") else name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
 def _learning_curves(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | None:
     norm = normalised(groups)
     data = [{name: g.evaluations(name, norm) for name in g.phase_names()} for g in groups]
@@ -62,7 +68,7 @@ def _learning_curves(dataset: str, groups: Sequence[Group], suffix: str) -> Figu
     many = any(len(group.seeds) > 1 for group in groups)
     return Figure(
         name=f"learning-curves{suffix}",
-        title=f"Score while learning on {dataset}",
+        title=f"Score while learning on {short_name(dataset)}",
         reading="Each line is the mean over seeds"
         + (", the shaded area runs from the lowest to the highest seed and thin lines are single seeds" if many else "")
         + "; right of the hand-over the policy goes on learning in the environment, and above the dashed line it is "
@@ -86,7 +92,7 @@ def _q_values(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | No
         return None
     return Figure(
         name=f"q-values{suffix}",
-        title=f"What the critic expects on {dataset}",
+        title=f"What the critic expects on {short_name(dataset)}",
         reading="The first critic's mean value on the training batches, a discounted return: a jump at the hand-over "
         "or a steep climb without better scores above is over-estimation.",
         x_label=axis.label,
@@ -192,7 +198,7 @@ def _returns(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | Non
         return None
     return Figure(
         name=f"returns{suffix}",
-        title=f"The policy's returns beside the dataset's on {dataset}",
+        title=f"The policy's returns beside the dataset's on {short_name(dataset)}",
         reading="Grey bars are the dataset's episodes; below, each dot is one episode of the last logged evaluation "
         "(all seeds), the upright stroke the mean score: right of the grey is better than anything in the data.",
         x_label="Return per episode (undiscounted sum of rewards)",

@@ -139,7 +139,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run(tmp_path / "a", seeds=(0,))
     assert main([str(folder), str(folder), "--out", str(tmp_path / "out")]) == 0
     assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(UserError, match="--out"):
         main([str(folder)])
 
 
