@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ class SAC(Algorithm[State]):
         temperature_adam = Adam(self.temperature_learning_rate)
         policy = TanhGaussianPolicy(*spec, self.hidden_sizes)
         critics = Critics(*spec, self.hidden_sizes, self.critic_layer_norm)
-        log_alpha = Scalar(float(jnp.log(self.initial_temperature)))
+        log_alpha = Scalar(math.log(self.initial_temperature))
         return State(
             actor=models["actor"].continued(actor_adam)
             if "actor" in models

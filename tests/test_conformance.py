@@ -1,0 +1,221 @@
+"""What every algorithm has to do, whatever its equations. In float64, where equal means equal to 1e-9."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segue import checkpoint
+from segue.core.algorithm import Algorithm
+from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
+from segue.core.types import Batch, PyTree, Spec
+from segue.methods.iql import IQLCritics
+from segue.methods.sac import SAC
+from segue.methods.ssar import Annealed, StateAdaptive
+from segue.methods.td3 import TD3
+from segue.methods.td3_bc import TD3BC
+
+SPEC = Spec(3, 2)
+ROWS, SEEDS, ROUNDS = 12, (0, 1, 2), 2
+# Learning rates at which every entry visibly moves; the coefficient's own 3e-8 is below a float's last bit in places.
+ADAPTIVE = StateAdaptive(coefficient_hidden_sizes=(5,), coefficient_learning_rate=1e-3)
+SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
+ALGORITHMS: dict[str, Algorithm] = {
+    "td3_bc": TD3BC(**SMALL),
+    "ssar_masked": TD3BC(replace(ADAPTIVE, mask_regularizer=True), critic_layer_norm=True, **SMALL),
+    "ssar_unmasked": TD3BC(ADAPTIVE, critic_layer_norm=True, **SMALL),
+    "ssar_online": TD3BC(Annealed(ADAPTIVE), critic_layer_norm=True, **SMALL),
+    "td3": TD3(**SMALL),
+    "sac": SAC(policy_update_interval=2, **SMALL),
+    "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
+}
+ACTOR, TARGET_ACTOR = (".actor.params", ".actor.opt_state"), ".actor.target"
+CRITIC, TARGET_CRITIC = (".critic.params", ".critic.opt_state", ".updates"), ".critic.target"
+BETA = (".beta.net.params", ".beta.net.opt_state")
+TEMPERATURE = (".temperature.params", ".temperature.opt_state")
+VALUE = (".value.params", ".value.opt_state")
+# What moves on an update that is not a policy step, and what moves on one beside that. All else is frozen.
+MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "td3_bc": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
+    "ssar_masked": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC, *BETA)),
+    "ssar_unmasked": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC, *BETA)),
+    "ssar_online": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
+    "td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
+    "sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
+    "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
+}
+every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def rows() -> Batch:
+    rng: Any = np.random.default_rng(0)  # Any: a Batch of NumPy arrays, with nothing to compile
+    return Batch(
+        obs=rng.normal(size=(ROWS, 3)),
+        action=rng.uniform(-1, 1, (ROWS, 2)),
+        reward=rng.normal(size=ROWS),
+        next_obs=rng.normal(size=(ROWS, 3)),
+        terminal=rng.integers(0, 2, ROWS).astype(float),
+        extras={},
+    )
+
+
+def columns(name: str, seeds: int) -> dict[str, np.ndarray]:
+    """Two thirds of the rows trusted, for algorithms that ask."""
+    wanted = getattr(ALGORITHMS[name], "coefficient", None) is not None
+    return {"trust": np.tile(np.arange(ROWS) % 3 > 0, (seeds, 1)).astype(float)} if wanted else {}
+
+
+def program(name: str) -> Program:
+    return Program(ALGORITHMS[name], "offline", SPEC)
+
+
+@cache
+def start(name: str) -> PyTree:
+    """Fresh states [SEEDS], on the host: `learn` eats what it is given."""
+    keys = make_keys(SEEDS, 0)
+    return jax.device_get(jax.jit(lambda keys: initial_state(ALGORITHMS[name], {}, SPEC, keys))(keys))
+
+
+def of_seed(tree: PyTree, k: int) -> PyTree:
+    """One seed's part, its axis kept."""
+    return jax.tree.map(lambda x: x[k : k + 1], tree)
+
+
+def rounds(name: str, state: PyTree, first: int, count: int, seeds: tuple[int, ...] = SEEDS[:1]) -> PyTree:
+    """`count` rounds in one fused call, after `first` rounds."""
+    keys, interval = make_keys(seeds, 0).learn, ALGORITHMS[name].policy_update_interval
+    at = np.int32(first * interval)
+    state, metrics = learn(program(name), state, columns(name, len(seeds)), keys, rows(), at, np.int32(count))
+    assert all(np.isfinite(x).all() and x.shape == (len(seeds),) for x in metrics.values())
+    return jax.device_get(state)
+
+
+def single(name: str, state: PyTree, number: int) -> PyTree:
+    """Update `number` (from 0) alone."""
+    flags = policy_flags(ALGORITHMS[name].policy_update_interval, number, 1)
+    keys = make_keys(SEEDS[:1], 0).learn
+    return jax.device_get(
+        learn_singly(program(name), flags, state, columns(name, 1), keys, rows(), np.int32(number))[0]
+    )
+
+
+@cache
+def learned(name: str) -> PyTree:
+    """Seed 0 after ROUNDS rounds in one call."""
+    return rounds(name, of_seed(start(name), 0), 0, ROUNDS)
+
+
+def moved(before: PyTree, after: PyTree) -> dict[str, bool]:
+    """Leaf's path -> did it change?"""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return {jax.tree_util.keystr(path): not np.array_equal(a, b) for (path, a), b in pairs}
+
+
+def assert_close(a: PyTree, b: PyTree) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
+
+
+def assert_same(a: PyTree, b: PyTree) -> None:
+    assert not any(moved(a, b).values()), moved(a, b)
+
+
+@every_algorithm
+def test_shapes(name: str) -> None:
+    """`init`, `draw`, `update`, `act`, `export`, and a second `init` from the exported models."""
+    algorithm, key = ALGORITHMS[name], jax.random.key(0)
+    state = jax.eval_shape(lambda: algorithm.init({}, SPEC, key))
+    trust = {k: v[0, : algorithm.batch_size] for k, v in columns(name, 1).items()}
+    batch = jax.tree.map(lambda x: x[: algorithm.batch_size], rows())._replace(extras=trust)
+
+    def described(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+    for policy_step in (False, True):
+        step = lambda s, flag=policy_step: algorithm.update(s, batch, algorithm.draw(key, SPEC), flag)  # noqa: E731
+        after, metrics = jax.eval_shape(step, state)
+        assert described(after) == described(state)
+        assert all(x.shape == () for x in metrics.values())
+    models = jax.eval_shape(algorithm.export, state)
+    assert set(models) == set(algorithm.gives)
+    if algorithm.policy_kind is None:
+        with pytest.raises(NotImplementedError):
+            algorithm.act(state, jnp.zeros(3), key, False)
+        return
+    assert models["actor"].net.kind == algorithm.policy_kind
+    for explore in (False, True):
+        act = lambda s, flag=explore: algorithm.act(s, jnp.zeros(3), key, flag)  # noqa: E731
+        assert jax.eval_shape(act, state).shape == (2,)
+    again = jax.eval_shape(lambda models: algorithm.init(models, SPEC, key), models)
+    assert described(again) == described(state)
+
+
+@every_algorithm
+def test_an_update_moves_what_is_trained_and_nothing_else(name: str) -> None:
+    fresh = of_seed(start(name), 0)
+    first = single(name, fresh, 0)
+    second = single(name, first, 1)
+    always, on_policy_steps = MOVES[name]
+    for before, after, wanted in ((fresh, first, always), (first, second, always + on_policy_steps)):
+        for leaf, did in moved(before, after).items():
+            assert did == leaf.startswith(wanted), f"{leaf} {'moved' if did else 'stood still'}"
+
+
+@every_algorithm
+def test_a_fused_call_equals_single_ones(name: str) -> None:
+    """The same program cut into calls: to the bit. Update by update, other programs: to 1e-9 (float64)."""
+    state = of_seed(start(name), 0)
+    for done in range(ROUNDS):
+        state = rounds(name, state, done, 1)
+    assert_same(state, learned(name))
+
+    state = of_seed(start(name), 0)
+    for number in range(ROUNDS * ALGORITHMS[name].policy_update_interval):
+        state = single(name, state, number)
+    assert_close(state, learned(name))
+
+
+@every_algorithm
+def test_seeds_side_by_side_equal_each_alone(name: str) -> None:
+    together = rounds(name, start(name), 0, ROUNDS, SEEDS)
+    assert_close(of_seed(together, 0), learned(name))
+    for k in (1, 2):
+        alone = rounds(name, of_seed(start(name), k), 0, ROUNDS, SEEDS[k : k + 1])
+        assert_close(of_seed(together, k), alone)
+
+
+@every_algorithm
+def test_seeds_differ_and_do_not_depend_on_their_company(name: str) -> None:
+    for network in ("critic", "actor", "value"):
+        model = getattr(start(name), network, None)
+        if model is not None:
+            kernels = [x for path, x in jax.tree_util.tree_leaves_with_path(model.params) if "kernel" in str(path)]
+            assert all(not np.array_equal(x[0], x[k]) for x in kernels for k in (1, 2))
+    data = jax.random.key_data
+    for together, alone in zip(make_keys((4, 5), 3), make_keys((5,), 3), strict=True):
+        np.testing.assert_array_equal(data(together)[1:], data(alone))
+    streams = [data(key) for phase in (0, 1) for key in make_keys(SEEDS, phase)]
+    assert len(np.unique(np.concatenate(streams), axis=0)) == 2 * 3 * len(SEEDS)
+
+
+@every_algorithm
+def test_a_saved_state_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "saved", learned(name), {})
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learned(name))
+    loaded = checkpoint.load(tmp_path / "saved", template)
+    assert_same(loaded, learned(name))
+    assert_same(rounds(name, loaded, ROUNDS, 1), rounds(name, learned(name), ROUNDS, 1))
