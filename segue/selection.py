@@ -47,15 +47,23 @@ def trust_flags(
     shares = flags.mean(-1)
     if ((shares == 0) | (shares == 1)).any():
         share = "none" if shares.min() == 0 else "all"
-        text = (
-            f"selection '{rule}' trusts {share} of the {n} rows; choose --return-threshold between "
-            f"{episode_returns.min():.0f} and {episode_returns.max():.0f} (the dataset's returns), another "
-            "--return-quantile, or --selection none"
-        )
+        text = f"selection '{rule}' trusts {share} of the {n} rows; {_remedy(selection, episode_returns)}"
         if selection.strict:
             raise UserError(text)
         warnings.warn(text, stacklevel=2)
     return flags.astype(np.float32), {"rule": rule, "trusted_fraction": float(shares.mean())}
+
+
+def _remedy(selection: Selection, episode_returns: np.ndarray) -> str:
+    if selection.rule == "success":
+        return "give the last reward of a trajectory that failed with --failure-reward, or choose --selection return"
+    if selection.rule == "iql_advantage":
+        return "choose another --iql-expectile, more --iql-steps, or --selection return"
+    low, high = episode_returns.min(), episode_returns.max()
+    return (
+        f"choose --return-threshold between {low:.0f} and {high:.0f} (the dataset's returns), another "
+        "--return-quantile, or --selection none"
+    )
 
 
 def _by_advantage(rows: Batch, models: Models, seeds: int) -> np.ndarray:
