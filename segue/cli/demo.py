@@ -10,14 +10,15 @@ DATASET, TRANSITIONS = "segue/hopper-medium-replay", 200_000
 UPDATES, ONLINE_STEPS = 40_000, 10_000
 METHOD = "td3_bc_ssar"
 SETTINGS = {"warmup_steps": 1_000}
+PLAN = f"{UPDATES:,} updates offline, {ONLINE_STEPS:,} steps online"
 
 
 def main(argv: list[str]) -> int:
     """Run the demo; 0."""
     parser = Parser(
         prog="segue demo",
-        description=f"{METHOD} on {TRANSITIONS:,} transitions of {DATASET}: {UPDATES:,} updates offline, {ONLINE_STEPS:,} "
-        "steps online in Hopper-v5, then the report. Under 10 minutes on 2 cores. Interrupted, it goes on where it was.",
+        description=f"{METHOD} on {TRANSITIONS:,} transitions of {DATASET}: {PLAN} in Hopper-v5, then the report. "
+        "Under 10 minutes on 2 cores. Interrupted, it goes on where it was.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="run folder (default runs/demo)")
     parser.add_argument("--seed", type=int, default=0)
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         print(f"{options.out} is there already: going on with it")
         run = api.resume(options.out)
     else:
-        print(f"{METHOD} on {DATASET}: generating the data, then {UPDATES:,} updates offline, {ONLINE_STEPS:,} steps online")
+        print(f"{METHOD} on {DATASET}: the data, then {PLAN}, then the report")
         run = api.run(
             METHOD,
             DATASET,
