@@ -54,10 +54,10 @@ class OnlineLoop:
         self.action = self._first_action()
 
     def _first_action(self) -> np.ndarray:
-        if self._random(0):
-            return self._random_action(0)
-        start = jnp.int32(0)
-        return np.asarray(act(self.program.algorithm, True, self.state, self.prepared, self.keys.act, start))
+        if self._random(self.env_step):
+            return self._random_action(self.env_step)
+        step = jnp.int32(self.env_step)
+        return np.asarray(act(self.program.algorithm, True, self.state, self.prepared, self.keys.act, step))
 
     def _random(self, step: int) -> bool:
         return self.schedule.random_warmup and step < self.schedule.warmup_steps
