@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from segue.core.types import Spec
 from segue.data import Dataset
 from segue.environment import Environment, EnvironmentMaker
 from segue.errors import UserError
@@ -13,6 +14,7 @@ from segue.evaluate import Evaluator, Score
 from segue.experiment import (
     DATASET_FILE,
     Policy,
+    check_fit,
     execute,
     load_policy,
     load_shown,
@@ -53,10 +55,12 @@ class Run:
         maker = environment or named_environment(config, "open_run(...).evaluate(environment=...)")
         if maker is None:
             raise UserError(f"{self.path}: the run has no environment; give one (--env)")
+        kwargs = config["environment_kwargs"] if maker == config["environment"] else {}
         scores = {}
         for seed in config["seeds"]:
             policy = load_policy(self.folder, seed)
-            evaluator = Evaluator(maker, config["environment_kwargs"], policy.preparation)
+            check_fit(None, Spec(len(policy.preparation.mean), len(policy.low)), maker, kwargs)
+            evaluator = Evaluator(maker, kwargs, policy.preparation)
             score = evaluator.score(policy.prepared, episodes, seed)
             assert score is not None
             scores[seed] = score

@@ -207,7 +207,7 @@ def execute(
             identity = Preparation.identity(spec.observation_dim)
             preparation = replace(identity, reward_scale=scale[0], reward_bias=scale[1])
     if environment is not None:
-        _check_fit(dataset, spec, environment, config["environment_kwargs"])
+        check_fit(dataset, spec, environment, config["environment_kwargs"])
     session = Session(
         folder=folder,
         phases=phases,
@@ -243,7 +243,7 @@ def _spec(dataset: Dataset | None, environment: EnvironmentMaker | None, kwargs:
     return spec
 
 
-def _check_fit(dataset: Dataset | None, spec: Spec, environment: EnvironmentMaker, kwargs: dict[str, Any]) -> None:
+def check_fit(dataset: Dataset | None, spec: Spec, environment: EnvironmentMaker, kwargs: dict[str, Any]) -> None:
     """Raise UserError before anything compiles if the environment's spaces are not those of the data."""
     made = Environment(environment, kwargs)
     if dataset is not None:

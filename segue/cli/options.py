@@ -22,8 +22,8 @@ CONFIG = (
     tyro.conf.FlagConversionOff,
     tyro.conf.SuppressFixed,
 )
-BOX = re.compile("[│╭╮╰╯]")
-RULE = re.compile("[─]{5,}")
+FRAME = "│╭╮╰╯|+ "  # in Unicode, or in ASCII where the output's encoding is not known
+RULE = re.compile("[─-]{5,}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,13 +53,13 @@ def parse(kind: Any, default: Any, argv: list[str], program: str, description: s
 
 
 def first_words(box: str) -> str:
-    """What tyro says in the first part of its box, as one line."""
-    lines = [BOX.sub("", line).strip() for line in box.splitlines()]
+    """What tyro says in the first part of its box, below the title, as one line."""
     said: list[str] = []
-    for line in lines[1:]:
-        if RULE.search(line):
+    for line in box.splitlines()[1:]:
+        if not RULE.search(line):
+            said.append(line.strip(FRAME))
+        elif said:
             break
-        said.append(line)
     return " ".join(" ".join(said).split()).rstrip(".") or "the options cannot be read"
 
 
