@@ -1,0 +1,199 @@
+"""Problems so small that their values are known. One training per algorithm answers every question about values.
+
+The data holds five contexts side by side, each a one-hot observation (actions are uniform and matter in one only):
+
+    bad     -> end, reward -1                       good -> end, reward 1
+    first   -> second, reward 0                     second -> end, reward 1
+    forever -> forever, reward 1; the log was cut by a time limit every fifth step
+    choice  -> end, reward 1 - (a - 0.5)^2
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import gymnasium as gym
+import jax
+import numpy as np
+import pytest
+
+from segue.core.algorithm import Algorithm
+from segue.core.learn import Program, act_greedily, initial_state, learn, make_keys
+from segue.core.phases import Online
+from segue.core.replay import empty_rows
+from segue.core.types import Batch, PyTree, Spec
+from segue.environment import Environment
+from segue.methods.iql import IQLCritics
+from segue.methods.sac import SAC
+from segue.methods.td3 import TD3
+from segue.methods.td3_bc import TD3BC
+from segue.online import OnlineLoop
+from segue.preparation import Preparation
+
+CONTEXTS = ("bad", "good", "first", "second", "forever", "choice")
+SPEC = Spec(len(CONTEXTS), 1)
+DISCOUNT, BEST_ACTION, TIME_LIMIT = 0.9, 0.5, 5
+ROWS, UPDATES = 1200, 3000
+QUICK: dict[str, Any] = {"batch_size": 64, "hidden_sizes": (32, 32), "discount": DISCOUNT, "target_update_rate": 0.05}
+RATES: dict[str, Any] = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+# SAC's entropy bonus would add to the values: a fixed, small temperature leaves them.
+FIXED_TEMPERATURE: dict[str, Any] = {"initial_temperature": 1e-3, "temperature_learning_rate": 0.0}
+ALGORITHMS: dict[str, Algorithm] = {
+    "td3": TD3(**QUICK, **RATES),
+    "sac": SAC(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
+    "td3_bc": TD3BC(alpha=100.0, **QUICK, **RATES),
+    "cloning": TD3BC(alpha=1e-3, **QUICK, **RATES),
+    "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
+}
+VALUED = ("td3", "sac", "td3_bc", "iql_critics")
+every_valued = pytest.mark.parametrize("name", VALUED)
+
+
+def rows(time_limits_are_terminal: bool = False) -> Batch:
+    rng = np.random.default_rng(0)
+    context = np.arange(ROWS) % len(CONTEXTS)
+    kind = np.array(CONTEXTS)[context]
+    action: Any = rng.uniform(-1, 1, (ROWS, 1)).astype(np.float32)
+    reward = np.select(
+        [kind == "bad", kind == "first", kind == "choice"], [-1.0, 0.0, 1 - (action[:, 0] - BEST_ACTION) ** 2], 1.0
+    )
+    terminal = ~np.isin(kind, ("first", "forever"))
+    if time_limits_are_terminal:
+        step = np.arange(ROWS) // len(CONTEXTS)
+        terminal |= (kind == "forever") & (step % TIME_LIMIT == TIME_LIMIT - 1)
+    following = np.where(kind == "first", CONTEXTS.index("second"), context)
+    hot: Any = np.eye(len(CONTEXTS), dtype=np.float32)
+    ends: Any = terminal.astype(np.float32)
+    rewards: Any = reward.astype(np.float32)
+    return Batch(hot[context], action, rewards, hot[following], ends, {})
+
+
+@cache
+def trained(name: str, wrong: bool = False) -> PyTree:
+    algorithm, keys = ALGORITHMS[name], make_keys((0,), 0)
+    state = jax.jit(lambda: initial_state(algorithm, {}, SPEC, keys))()
+    rounds = np.int32(UPDATES // algorithm.policy_update_interval)
+    start, program = np.int32(0), Program(algorithm, "offline", SPEC)
+    state, _ = learn(program, state, {}, keys.learn, rows(wrong), start, rounds)
+    return jax.tree.map(lambda x: x[0], state)
+
+
+@cache
+def values(name: str, wrong: bool = False) -> dict[str, np.ndarray]:
+    """Q_1 of each context at 21 actions from -1 to 1."""
+    actions: Any = np.tile(np.linspace(-1, 1, 21, dtype=np.float32), SPEC[0])[:, None]
+    obs: Any = np.repeat(np.eye(SPEC[0], dtype=np.float32), 21, axis=0)
+    q = jax.jit(lambda critic: critic(obs, actions)[0])(trained(name, wrong).critic)
+    return dict(zip(CONTEXTS, np.asarray(q).reshape(SPEC[0], 21), strict=True))
+
+
+def policy(name: str) -> dict[str, float]:
+    obs: Any = np.eye(SPEC[0], dtype=np.float32)
+    actions = act_greedily(ALGORITHMS[name], trained(name), obs)
+    return dict(zip(CONTEXTS, np.asarray(actions)[:, 0].tolist(), strict=True))
+
+
+@every_valued
+def test_a_constant_reward_is_its_value(name: str) -> None:
+    np.testing.assert_allclose(values(name)["good"], 1.0, atol=0.1)
+
+
+@every_valued
+def test_the_value_depends_on_the_observation(name: str) -> None:
+    np.testing.assert_allclose(values(name)["bad"], -1.0, atol=0.1)
+
+
+@every_valued
+def test_the_value_depends_on_the_action(name: str) -> None:
+    actions = np.linspace(-1, 1, 21)
+    np.testing.assert_allclose(values(name)["choice"], 1 - (actions - BEST_ACTION) ** 2, atol=0.15)
+
+
+@every_valued
+def test_a_later_reward_is_discounted(name: str) -> None:
+    np.testing.assert_allclose(values(name)["second"], 1.0, atol=0.1)
+    np.testing.assert_allclose(values(name)["first"], DISCOUNT, atol=0.1)
+
+
+@every_valued
+def test_time_limits_do_not_cut_the_value(name: str) -> None:
+    """Rewards of 1 for ever are worth 1 / (1 - gamma), though every log of them ends."""
+    np.testing.assert_allclose(values(name)["forever"], 1 / (1 - DISCOUNT), rtol=0.05)
+
+
+@every_valued
+def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
+    """Stored as terminal, every fifth row cuts the bootstrap: 1 / (1 - 0.8 gamma) on average, as targets now vary."""
+    wrong = 1 / (1 - DISCOUNT * (1 - 1 / TIME_LIMIT))
+    found = values(name, wrong=True)["forever"]
+    np.testing.assert_allclose(found.mean(), wrong, rtol=0.1)
+    assert found.max() < 0.5 / (1 - DISCOUNT)
+
+
+@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc"])
+def test_the_policy_picks_the_best_action(name: str) -> None:
+    assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
+
+
+def test_cloning_keeps_the_policy_at_the_data() -> None:
+    """The same algorithm as td3_bc with the Q term all but off: the mean of uniform actions."""
+    assert abs(policy("cloning")["choice"]) < 0.15
+
+
+class Choice(gym.Env):
+    """One step; reward 1 - (a - 0.5)^2."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros(1, np.float32), 1 - float(action[0] - BEST_ACTION) ** 2, True, False, {}
+
+
+class Walk(Choice):
+    """Reward 1 for ever."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+
+def online(algorithm: Algorithm, env: Any, steps: int, warmup: int, preparation: Preparation) -> OnlineLoop:
+    keys, spec = make_keys((0,), 0), Spec(1, 1)
+    loop = OnlineLoop(
+        program=Program(algorithm, "online", spec),
+        schedule=Online(steps, warmup, random_warmup=True, updates_per_step=2.0),
+        environments=[Environment(env)],
+        preparation=preparation,
+        state=jax.jit(lambda: initial_state(algorithm, {}, spec, keys))(),
+        rows=jax.tree.map(lambda x: x[None], empty_rows(spec, steps)),
+        columns={},
+        offline=None,
+        keys=keys,
+        seeds=(0,),
+    )
+    loop.begin()
+    return loop
+
+
+@pytest.mark.parametrize("name", ["td3", "sac"])
+def test_online_the_policy_finds_the_best_action(name: str) -> None:
+    loop = online(ALGORITHMS[name], Choice, 900, 100, Preparation.identity(1))
+    loop.advance(lambda: False, 900)
+    assert loop.updates == 1600
+    state, obs = jax.tree.map(lambda x: x[0], loop.state), jax.numpy.zeros((1, 1))
+    action = act_greedily(ALGORITHMS[name], state, obs)
+    assert abs(float(action[0, 0]) - BEST_ACTION) < 0.1
+
+
+def test_online_a_time_limit_is_no_end() -> None:
+    """Stored with terminal 0 and the transformed reward; the episode's return is the raw one."""
+    preparation = Preparation.of_dataset(np.zeros((1, 1)), False, 2.0, -1.0)
+    loop = online(ALGORITHMS["td3"], lambda: gym.wrappers.TimeLimit(Walk(), TIME_LIMIT), 10, 10, preparation)
+    episodes = loop.advance(lambda: False, 10)[1]
+    assert [(e["step"], e["length"], e["return"]) for e in episodes] == [(5, 5, 5.0), (10, 5, 5.0)]
+    assert (np.asarray(loop.rows.terminal) == 0).all() and (np.asarray(loop.rows.reward) == 1).all()
+    assert loop.updates == 0
