@@ -130,9 +130,9 @@ class OnlineLoop:
             self.obs[k] = self.environments[k].reset()
         if ended:
             self.prepared = self.preparation.observation(self.obs)
-        extras: Any = self.new_row_extras(self.env_step)
         row: dict[str, Any] = {"obs": before, "action": action, "reward": reward, "next_obs": after}
-        return Batch(**row, terminal=terminal, extras=extras)
+        row |= {"terminal": terminal, "extras": self.new_row_extras(self.env_step)}
+        return Batch(**row)
 
     def host_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside the arrays on the device."""

@@ -95,7 +95,7 @@ def start(*words: str | Path, module: str = "segue.cli.main") -> subprocess.Pope
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for the process and check its exit code; its standard error."""
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors
+    assert process.returncode == code, f"exit code {process.returncode}: {errors}"
     return errors
 
 
@@ -105,7 +105,10 @@ def assert_same_lines(a: Path, b: Path) -> None:
     for of_a, of_b in zip(lines(a), lines(b), strict=True):
         assert of_a.keys() == of_b.keys()
         for name, value in of_a.items():
-            assert of_b[name] == pytest.approx(value, rel=1e-5, abs=1e-6), (name, of_a["step"])
+            want = pytest.approx(value, rel=1e-5, abs=1e-6) if isinstance(value, float) else value
+            if isinstance(value, list) and isinstance(value[0], float):
+                want = pytest.approx(value, rel=1e-5, abs=1e-6)
+            assert of_b[name] == want, (name, of_a["step"])
 
 
 def lines(run: Path, kind: str | None = None) -> list[dict[str, Any]]:

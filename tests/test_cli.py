@@ -40,7 +40,7 @@ class Unbounded(gym.Env):
     action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
-gym.register("SegueUnbounded-v0", entry_point=Unbounded)
+gym.register("SegueUnbounded-v0", entry_point=lambda **_: Unbounded())
 
 
 def fabricate(path: Path, finished: bool, method: str = "td3_bc") -> Path:

@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -315,7 +314,7 @@ def test_evaluation_stops_when_asked() -> None:
 
 def test_scores_count_whole_episodes_on_raw_rewards() -> None:
     preparation = Preparation(np.zeros(2, np.float32), np.ones(2, np.float32), reward_scale=10.0, reward_bias=-5.0)
-    score = Evaluator(lambda: limited(Corridor(), 4), {}, preparation).score(lambda obs: jnp.zeros((len(obs), 2)), 2, 0)
+    score = Evaluator(lambda: limited(Corridor(), 4), {}, preparation).score(lambda obs: np.zeros((len(obs), 2)), 2, 0)
     assert score is not None
     np.testing.assert_array_equal(score.returns, [10, 10])
     np.testing.assert_array_equal(score.lengths, [4, 4])
