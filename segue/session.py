@@ -83,7 +83,8 @@ class Session:
         self.evaluation, self.quiet = evaluation, quiet
         self.evaluator = Evaluator(environment, environment_kwargs, preparation) if environment is not None else None
         self.records: list[Record] = []
-        self.stop = StopSignals()
+        self.remedy = f"segue resume {folder.path}"
+        self.stop = StopSignals(self.remedy)
         self.saves = 0
         self.steps_before = 0  # of the phases before the one under way
         self.tensorboard: TensorBoard | None = None
@@ -218,7 +219,7 @@ class Session:
             if self.stop.requested():
                 raise Interrupted(
                     f"stopped in phase '{phase.name}' at step {worker.step:,}; everything is saved, go on with: "
-                    f"segue resume {self.folder.path}",
+                    f"{self.remedy}",
                     self.stop.exit_code,
                 )
             if done:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from types import FrameType, TracebackType
+
+# How long the command waits for a call that cannot be interrupted, such as the compilation of a large program, before
+# it leaves without it: the last checkpoint is there. None, from Python: a notebook must not end with a run.
+patience_seconds: float | None = None
 
 
 class Interrupted(Exception):
@@ -21,9 +28,12 @@ class Diverged(Exception):
 class StopSignals:
     """While entered, `requested()` tells whether a stop was asked for. Outside the main thread it never is."""
 
-    def __init__(self) -> None:
+    def __init__(self, remedy: str) -> None:
+        """`remedy` says how to go on after a stop."""
+        self.remedy = remedy
         self.signal: int | None = None
         self.previous: dict[int, object] = {}
+        self.left = threading.Event()
 
     def requested(self) -> bool:
         """A stop was asked for."""
@@ -39,16 +49,32 @@ class StopSignals:
             raise KeyboardInterrupt
         self.signal = number
 
+    def _watch(self, pipe: int, patience: float) -> None:
+        """Leave if the main thread does not, once a signal has come: it may be deep in a call for long."""
+        received = os.read(pipe, 1)
+        if received and not self.left.wait(patience):
+            text = f"stopped amid a long call; go on from the last checkpoint: {self.remedy}"
+            print(text, file=sys.stderr, flush=True)
+            os._exit(128 + received[0])
+
     def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self.previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not the main thread
-                return self
+            self.previous[number] = signal.signal(number, self._handle)
+        if patience_seconds is not None:
+            pipe, self.wakeup = os.pipe()
+            os.set_blocking(self.wakeup, False)
+            signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(pipe, patience_seconds), daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.left.set()
         for number, handler in self.previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if self.previous and patience_seconds is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self.wakeup)

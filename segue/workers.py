@@ -16,7 +16,7 @@ from segue.core.types import Batch, Metrics, PyTree
 from segue.online import OnlineLoop
 
 CALL_SECONDS = 1.5  # a fused call should not last longer: signals and the progress bar wait for its end
-FIRST_CALL_UPDATES = 200  # before the speed is known
+FIRST_CALL_UPDATES = 20  # before the speed is known: several seeds of large networks may make few a second
 
 Averages = dict[str, np.ndarray]  # metric -> [seeds]
 

@@ -1,10 +1,14 @@
-"""`python -m tests.killed MODULE:FUNCTION N ARGUMENTS...`: `segue ARGUMENTS`, killed in its Nth call of FUNCTION."""
+"""`python -m tests.killed MODULE:FUNCTION N ARGUMENTS...`: `segue ARGUMENTS`, killed in its Nth call of FUNCTION.
+
+With a negative N it hangs there instead, as in a compilation that takes long.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +28,8 @@ def install(where: str, calls: int) -> None:
         made[0] += 1
         if made[0] == calls:
             os.kill(os.getpid(), signal.SIGKILL)
+        if made[0] == -calls:
+            time.sleep(60)
         return function(*arguments, **named)
 
     setattr(owner, name, deadly)

@@ -18,6 +18,7 @@ COMMANDS = {
     "methods": ("segue.cli.runs", "the methods, what each does and when to choose it"),
 }
 EXIT_USER_ERROR, EXIT_DIVERGED = 2, 3
+PATIENCE_SECONDS = 7.0  # after a signal
 
 
 def usage() -> str:
@@ -77,10 +78,12 @@ def guarded(name: str, arguments: list[str]) -> int:
     """Run a command and turn what a user can mend, or asked for, into one line and an exit code."""
     import warnings
 
+    from segue import stop
     from segue.errors import UserError
     from segue.stop import Diverged, Interrupted
 
     warnings.formatwarning = lambda message, *_, **__: f"segue {name}: warning: {message}\n"
+    stop.patience_seconds = PATIENCE_SECONDS
     module = import_module(COMMANDS[name][0])
     try:
         if name in ("train", "finetune", "run", "evaluate", "resume", "methods"):
