@@ -53,7 +53,7 @@ def ring_after_adding(data: PhaseData) -> Batch:
     added = recorded_batch(record(), "added")
     for step in range(4):
         row = jax.tree.map(lambda x, i=step: x[i][None], added)._replace(extras=data.new_row_extras(step))
-        rows = store(rows, row, np.int32(step))
+        rows = store(rows, row, step)
     return jax.tree.map(np.asarray, rows)
 
 
@@ -145,7 +145,7 @@ def test_wrapping_equals_the_record_and_sampling_does_not() -> None:
         slot = (count - 1) % capacity
         trust = {"trust": slots[slot : slot + 1].astype(np.float32)}
         row = jax.tree.map(lambda x, i=step: x[i][None], added)._replace(extras=trust)
-        rows = store(jax.tree.map(np.asarray, rows), row, np.int32(slot))
+        rows = store(jax.tree.map(np.asarray, rows), row, slot)
         live = min(count, capacity)
         memory = Memory(None, {}, Ring(jax.tree.map(lambda x: x[0], rows), np.int32(live)))  # type: ignore[arg-type]
         np.testing.assert_array_equal(np.unique(indices_seen("none", memory)), np.arange(live))

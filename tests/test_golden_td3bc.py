@@ -19,6 +19,7 @@ from segue.methods.td3_bc import TD3BC, State
 from segue.nets.networks import MLP, Critics
 from segue.nets.policies import DeterministicPolicy
 from tests.golden_files import (
+    FIELDS,
     Record,
     assert_parameters,
     assert_scalars,
@@ -40,8 +41,8 @@ def float64() -> Any:
 def batch_of(record: Record, step: int) -> Batch:
     at = f"step_{step}/batch"
     trust = jnp.asarray(record[f"{at}/subset_mask"]) if f"{at}/subset_mask" in record.file.files else None
-    fields = ("observations", "actions", "rewards", "next_observations", "terminals")
-    return Batch(*(jnp.asarray(record[f"{at}/{f}"]) for f in fields), {} if trust is None else {"trust": trust})
+    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"{at}/{field}"]) for field in FIELDS)
+    return Batch(obs, action, reward, next_obs, terminal, {} if trust is None else {"trust": trust})
 
 
 def td3bc_of(h: dict[str, Any], step: int) -> TD3BC:
@@ -174,7 +175,8 @@ def test_selector_equals_the_record(name: str) -> None:
         value=model(MLP((sizes[0], *hidden, 1)), tree["value"], Adam(h["value_lr"])),
         updates=jnp.int32(0),
     )
-    rows = Batch(*(data[f] for f in ("observations", "actions", "rewards", "next_observations", "terminals")), {})
+    obs, action, reward, next_obs, terminal = (data[field] for field in FIELDS)
+    rows = Batch(obs, action, reward, next_obs, terminal, {})
     for step in range(1, h["num_steps"] + 1):
         indices = jnp.asarray(record[f"step_{step}/draws/batch_indices"].astype(int))
         batch = jax.tree.map(lambda x, i=indices: x[i], rows)
