@@ -110,7 +110,7 @@ def recorded_coefficient_statistics(h: dict[str, Any], beta: np.ndarray, trust: 
 
 
 @pytest.mark.parametrize("name", cases("td3bc", "td3bc_sa_*"))
-def test_updates_equal_the_record(name: str) -> None:
+def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     record = Record(name)
     h, s = record.hparams, state_of(Record(name))
     online_before = 0
@@ -144,7 +144,8 @@ def test_updates_equal_the_record(name: str) -> None:
             assert abs(threshold - float(after["threshold"])) < 1e-12
         online_before = online
     assert online_before == h.get("online_steps", [0])[-1]
-    print(f"golden case passed: {name}")
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
 
 
 @pytest.mark.parametrize("name", cases("td3bc", "td3bc_sa_*"))
@@ -160,7 +161,7 @@ def test_networks_equal_the_probe(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", cases("iql_selector"))
-def test_selector_equals_the_record(name: str) -> None:
+def test_selector_equals_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     record = Record(name)
     h, tree = record.hparams, record.tree("init")
     hidden = hidden_sizes(tree["value"])
@@ -188,7 +189,8 @@ def test_selector_equals_the_record(name: str) -> None:
         assert_parameters(s.value.params, after["value"], "value")
     selected = advantage_selected(s.critic, s.value, rows.obs, rows.action)
     np.testing.assert_array_equal(selected, record["selection/subset_mask"] > 0)
-    print(f"golden case passed: {name}")
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
 
 
 def test_the_folder_holds_the_cases() -> None:

@@ -34,7 +34,7 @@ from segue.preparation import Preparation
 CONTEXTS = ("bad", "good", "first", "second", "forever", "choice")
 SPEC = Spec(len(CONTEXTS), 1)
 DISCOUNT, BEST_ACTION, TIME_LIMIT = 0.9, 0.5, 5
-ROWS, UPDATES = 1200, 3000
+ROWS, UPDATES = 1200, 2000
 QUICK: dict[str, Any] = {"batch_size": 64, "hidden_sizes": (32, 32), "discount": DISCOUNT, "target_update_rate": 0.05}
 RATES: dict[str, Any] = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
 # SAC's entropy bonus would add to the values: a fixed, small temperature leaves them.
@@ -124,11 +124,13 @@ def test_time_limits_do_not_cut_the_value(name: str) -> None:
 
 @every_valued
 def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
-    """Stored as terminal, every fifth row cuts the bootstrap: 1 / (1 - 0.8 gamma) on average, as targets now vary."""
-    wrong = 1 / (1 - DISCOUNT * (1 - 1 / TIME_LIMIT))
-    found = values(name, wrong=True)["forever"]
-    np.testing.assert_allclose(found.mean(), wrong, rtol=0.1)
-    assert found.max() < 0.5 / (1 - DISCOUNT)
+    """Stored as terminal, every fifth row cuts the bootstrap: 1 / (1 - 0.8 gamma).
+
+    Targets are now random, cut or not, and a constant learning rate follows their noise: what counts is that the value
+    lies where the wrong rule puts it, on the scale of the distance to the right one.
+    """
+    right, wrong = 1 / (1 - DISCOUNT), 1 / (1 - DISCOUNT * (1 - 1 / TIME_LIMIT))
+    assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
 @pytest.mark.parametrize("name", ["td3", "sac", "td3_bc"])

@@ -389,7 +389,7 @@ def bandit(mask: bool, trust_all: bool) -> float:
     keys, spec = make_keys((0,), 0), Spec(1, 1)
     state = jax.jit(lambda: initial_state(algorithm, {}, spec, keys))()
     program = Program(algorithm, "offline", spec)
-    state, _ = learn(program, state, trust, keys.learn, rows, np.int32(0), np.int32(750))
+    state, _ = learn(program, state, trust, keys.learn, rows, np.int32(0), np.int32(500))
     one = jax.tree.map(lambda x: x[0], state)
     return float(act_greedily(algorithm, one, jnp.zeros((1, 1)))[0, 0])
 
