@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segue.core.types import PyTree
+from segue.core.types import Models, PyTree
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,16 @@ class Model:
         params = net.init(key)
         copy = jax.tree.map(jnp.copy, params) if target else None  # a donated state may not hold one buffer twice
         return cls(params, copy, optimizer.transform().init(params), net, optimizer)
+
+    @classmethod
+    def take(
+        cls, models: Models, role: str, net: Any, optimizer: Adam, key: jax.Array, target: bool = False
+    ) -> Model:
+        """The model that an earlier phase made for `role`, going on under `optimizer`, or else a fresh one."""
+        if role in models:
+            earlier: Model = models[role]
+            return earlier.continued(optimizer)
+        return cls.create(net, optimizer, key, target)
 
     def __call__(self, *inputs: jax.Array) -> Any:
         """The network with its current parameters."""

@@ -84,15 +84,9 @@ class SAC(Algorithm[State]):
         critics = Critics(*spec, self.hidden_sizes, self.critic_layer_norm)
         log_alpha = Scalar(math.log(self.initial_temperature))
         return State(
-            actor=models["actor"].continued(actor_adam)
-            if "actor" in models
-            else Model.create(policy, actor_adam, actor_key),
-            critic=models["critic"].continued(critic_adam)
-            if "critic" in models
-            else Model.create(critics, critic_adam, critic_key, target=True),
-            temperature=models["temperature"].continued(temperature_adam)
-            if "temperature" in models
-            else Model.create(log_alpha, temperature_adam, key),
+            actor=Model.take(models, "actor", policy, actor_adam, actor_key),
+            critic=Model.take(models, "critic", critics, critic_adam, critic_key, target=True),
+            temperature=Model.take(models, "temperature", log_alpha, temperature_adam, key),
             updates=models.get("updates", jnp.int32(0)),
         )
 

@@ -75,12 +75,8 @@ class TD3(Algorithm[State]):
         policy = DeterministicPolicy(*spec, self.hidden_sizes)
         critics = Critics(*spec, self.hidden_sizes, self.critic_layer_norm)
         return State(
-            actor=models["actor"].continued(actor_adam)
-            if "actor" in models
-            else Model.create(policy, actor_adam, actor_key, target=True),
-            critic=models["critic"].continued(critic_adam)
-            if "critic" in models
-            else Model.create(critics, critic_adam, critic_key, target=True),
+            actor=Model.take(models, "actor", policy, actor_adam, actor_key, target=True),
+            critic=Model.take(models, "critic", critics, critic_adam, critic_key, target=True),
             updates=models.get("updates", jnp.int32(0)),
         )
 

@@ -73,12 +73,8 @@ class TD3BC(Algorithm[State]):
         if "updates" in models and self.coefficient:
             beta = self.coefficient.begin_online(beta, updates)
         return State(
-            actor=models["actor"].continued(actor_adam)
-            if "actor" in models
-            else Model.create(policy, actor_adam, actor_key, target=True),
-            critic=models["critic"].continued(critic_adam)
-            if "critic" in models
-            else Model.create(critics, critic_adam, critic_key, target=True),
+            actor=Model.take(models, "actor", policy, actor_adam, actor_key, target=True),
+            critic=Model.take(models, "critic", critics, critic_adam, critic_key, target=True),
             beta=beta,
             updates=updates,
         )
