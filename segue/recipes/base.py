@@ -13,7 +13,8 @@ from segue.core.phases import Phase, ReplayStart
 class Recipe(ABC):
     """Fields are settings; every one is an option with its default and source."""
 
-    summary: ClassVar[str]  # one line: what it does and when to choose it
+    summary: ClassVar[str]  # one line: what it does
+    choose_when: ClassVar[str]  # one line: when to choose it, and when not; continues "choose it ..."
     paper: ClassVar[str]
     needs_dataset: ClassVar[bool] = True
 

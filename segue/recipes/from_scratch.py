@@ -32,7 +32,8 @@ class _OnlineRecipe(Recipe):
 class SACRecipe(_OnlineRecipe):
     """Soft actor-critic."""
 
-    summary: ClassVar[str] = "soft actor-critic, online; the strong default without a dataset"
+    summary: ClassVar[str] = "soft actor-critic: a stochastic policy that is paid for entropy, online"
+    choose_when: ClassVar[str] = "without a dataset: the strong default from scratch, and the maker of built-in data"
     paper: ClassVar[str] = "Haarnoja et al. 2018, arXiv:1801.01290, arXiv:1812.05905"
 
     algorithm: SAC = SAC()
@@ -46,7 +47,8 @@ class SACRecipe(_OnlineRecipe):
 class TD3Recipe(_OnlineRecipe):
     """TD3."""
 
-    summary: ClassVar[str] = "TD3, online; the plain host of deterministic methods, direct fine-tuning of TD3+BC"
+    summary: ClassVar[str] = "TD3: deterministic policy, twin critics, delayed policy steps, online"
+    choose_when: ClassVar[str] = "to fine-tune a TD3+BC policy with no further cloning, or from scratch beside SAC"
     paper: ClassVar[str] = "Fujimoto et al. 2018, arXiv:1802.09477"
 
     algorithm: TD3 = TD3()

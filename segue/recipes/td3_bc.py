@@ -16,7 +16,8 @@ from segue.recipes.base import Recipe
 class TD3BCRecipe(Recipe):
     """TD3+BC."""
 
-    summary: ClassVar[str] = "TD3 with a behaviour-cloning term; fast, the first thing to try on a dataset"
+    summary: ClassVar[str] = "TD3 with a behaviour-cloning term in the policy's loss, offline and online"
+    choose_when: ClassVar[str] = "first: the cheapest per update, few settings, good on dense rewards; weak on AntMaze"
     paper: ClassVar[str] = "Fujimoto & Gu 2021, arXiv:2106.06860"
 
     algorithm: TD3BC = TD3BC()
@@ -36,7 +37,8 @@ class TD3BCRecipe(Recipe):
 class SSARRecipe(Recipe):
     """SSAR on TD3+BC. Sources: ../spec/ssar.md, ssar_hparams.yaml."""
 
-    summary: ClassVar[str] = "TD3+BC with a learned, state-dependent strength of cloning on selected data; fine-tunes"
+    summary: ClassVar[str] = "TD3+BC with a learned, state-dependent strength of cloning on selected data"
+    choose_when: ClassVar[str] = "to go on online: cloning is strong on good data, and its strength fades on the way"
     paper: ClassVar[str] = "Selective State-Adaptive Regularization, ICML 2025, arXiv:2505.19923"
 
     profile: Literal["paper", "released"] = "paper"  # as described, or as the released program acts [ssar.md 3]
