@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
-from segue.api import DEFAULT_ONLINE_STEPS, DEFAULT_UPDATES, Run
+from segue.api import DEFAULT_ONLINE_STEPS, DEFAULT_UPDATES, Run, continuing
 from segue.api import finetune as api_finetune
 from segue.api import run as api_run
 from segue.api import train as api_train
@@ -134,42 +134,75 @@ def _common(options: Common) -> dict[str, Any]:
 PRESET_NOTE = " --preset NAME takes the paper's settings for one of its datasets (hopper-medium-v2, ...)."
 
 
-def train(argv: list[str]) -> int:
-    """`segue train METHOD`."""
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for: read, every option known and of its kind, nothing begun."""
+
+    method: str
+    options: Any  # TrainOptions, RunOptions or FinetuneOptions
+    settings: Recipe
+    offline: tuple[str, Recipe] | None = None  # of `run`: the method of its offline phase, if it is another one
+
+
+def plan_train(argv: list[str]) -> Plan:
+    """What follows `segue train`. Raises UserError."""
     method, rest = _split("train", argv, "METHOD")
     preset, rest = _take(rest, "--preset")
     recipe = _recipe(method, preset)
     note = PRESET_NOTE if method == "td3_bc_ssar" else ""
-    options, settings = _parse(f"segue train {method}", TrainOptions(steps=_updates(preset)), recipe, rest, note)
-    out = _named(options, method)
+    return Plan(method, *_parse(f"segue train {method}", TrainOptions(steps=_updates(preset)), recipe, rest, note))
+
+
+def plan_run(argv: list[str]) -> Plan:
+    """What follows `segue run`. Raises UserError."""
+    method, rest = _split("run", argv, "METHOD")
+    offline, rest = _take(rest, "--offline")
+    preset, rest = _take(rest, "--preset")
+    recipe, first = _recipe(method, preset), None
+    if offline is not None and offline != method:
+        recipe, first = continuing(recipe, {}), (offline, _recipe(offline, None))
+    note = " --offline METHOD learns offline by another method first." + (PRESET_NOTE if preset else "")
+    options, settings = _parse(f"segue run {method}", RunOptions(steps=_updates(preset)), recipe, rest, note)
+    if options.dataset is None:
+        raise UserError("run begins offline: give a dataset (--dataset)")
+    return Plan(method, options, settings, first)
+
+
+def plan_finetune(argv: list[str], before: tuple[str, Recipe], seeds: tuple[int, ...]) -> Plan:
+    """What follows `segue finetune`, from a run of `seeds` that ended with the method `before`. Raises UserError."""
+    path, rest = _split("finetune", argv, "RUN")
+    method, rest = _take(rest, "--method")
+    if method is None or method == before[0]:
+        method, recipe = before
+    else:
+        recipe = continuing(recipe_type(method)(), {})
+    note = " --method NAME goes on by another method than the run's own."
+    return Plan(method, *_parse(f"segue finetune {path}", FinetuneOptions(seeds=seeds), recipe, rest, note))
+
+
+def train(argv: list[str]) -> int:
+    """`segue train METHOD`."""
+    plan = plan_train(argv)
+    options = plan.options
+    out = _named(options, plan.method)
     result = api_train(
-        method, options.dataset, out=out, steps=options.steps, settings=settings, **_common(options)
+        plan.method, options.dataset, out=out, steps=options.steps, settings=plan.settings, **_common(options)
     )  # fmt: skip
     return print_result(result)
 
 
 def run(argv: list[str]) -> int:
     """`segue run METHOD`."""
-    method, rest = _split("run", argv, "METHOD")
-    offline, rest = _take(rest, "--offline")
-    preset, rest = _take(rest, "--preset")
-    recipe = _recipe(method, preset)
-    if offline is not None and offline != method:
-        from segue.api import continuing
-
-        recipe = continuing(recipe, {})
-    note = " --offline METHOD learns offline by another method first." + (PRESET_NOTE if preset else "")
-    options, settings = _parse(f"segue run {method}", RunOptions(steps=_updates(preset)), recipe, rest, note)
-    if options.dataset is None:
-        raise UserError("run begins offline: give a dataset (--dataset)")
+    plan = plan_run(argv)
+    options = plan.options
     result = api_run(
-        method,
+        plan.method,
         options.dataset,
-        out=_named(options, method),
-        offline=offline,
+        out=_named(options, plan.method),
+        offline=plan.offline[0] if plan.offline else None,
         steps=options.steps,
         online_steps=options.online_steps,
-        settings=settings,
+        settings=plan.settings,
         **_common(options),
     )
     return print_result(result)
@@ -177,25 +210,17 @@ def run(argv: list[str]) -> int:
 
 def finetune(argv: list[str]) -> int:
     """`segue finetune RUN`."""
-    path, rest = _split("finetune", argv, "RUN")
-    method, rest = _take(rest, "--method")
+    path, _ = _split("finetune", argv, "RUN")
     parent = RunFolder.open(Path(path))
     before = parent.config["online"] or parent.config["offline"]
-    if method is None or method == before["method"]:
-        method, recipe = before["method"], recipe_of(before)
-    else:
-        from segue.api import continuing
-
-        recipe = continuing(recipe_type(method)(), {})
-    note = " --method NAME goes on by another method than the run's own."
-    own = FinetuneOptions(seeds=tuple(parent.config["seeds"]))
-    options, settings = _parse(f"segue finetune {path}", own, recipe, rest, note)
+    plan = plan_finetune(argv, (before["method"], recipe_of(before)), tuple(parent.config["seeds"]))
+    options = plan.options
     result = api_finetune(
         Run(Path(path)),
         out=options.out or default_out(f"{Path(path).name}-online"),
         steps=options.steps,
-        method=method,
-        settings=settings,
+        method=plan.method,
+        settings=plan.settings,
         dataset=options.dataset,
         **_common(options),
     )
