@@ -92,7 +92,7 @@ def start(
 ) -> Run:
     """Check everything, create the run folder, run."""
     recipes = [entry[1] for entry in (offline, online) if entry is not None]
-    _check_options(recipes, updates if offline else 1, online_steps if online else 1, seeds, evaluation)
+    check_options(recipes, updates if offline else 1, online_steps if online else 1, seeds, evaluation)
     RunFolder.check_free(Path(out))
     environment_id = environment if isinstance(environment, str) else None
     data = load_shown(dataset, transitions, environment_id) if isinstance(dataset, str) else dataset
@@ -126,7 +126,7 @@ def start(
     return Run(folder.path)
 
 
-def _check_options(
+def check_options(
     recipes: list[Recipe], updates: int, online_steps: int, seeds: tuple[int, ...], evaluation: Evaluation
 ) -> None:
     """Refuse numbers that make no sense before a dataset is loaded or generated."""
