@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "no such choice": (TRAIN + " --replay some", "'all', 'half', 'part', 'none'"),
     "no preset name": ("train td3_bc_ssar --preset", "--preset needs a value"),
     "unknown preset": (SSAR_TRAIN + " --preset hopper-medum-v2", "did you mean hopper-medium-v2"),
-    "preset of another method": (TRAIN + " --preset hopper-medium-v2", "--preset is for td3_bc_ssar"),
+    "preset of another method": (TRAIN + " --preset hopper-medium-v2", "td3_bc has no presets"),
     # numbers
     "zero steps": (TRAIN + " --steps 0", "0 steps: give at least 1"),
     "negative steps": (TRAIN + " --steps -5", "-5 steps: give at least 1"),

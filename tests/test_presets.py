@@ -10,7 +10,8 @@ import pytest
 
 from segue.errors import UserError
 from segue.methods.ssar import BETA_MAX_FACTOR, GRADIENT_CLIP, OUTPUT_BIAS
-from segue.recipes.presets import OFFLINE_UPDATES, SSAR_TD3_BC, ssar_preset
+from segue.recipes import preset_recipe
+from segue.recipes.ssar_presets import OFFLINE_UPDATES, SSAR_TD3_BC
 from segue.recipes.td3_bc import SSARRecipe
 
 FACTS: dict[str, Any] = json.loads((Path(__file__).parent / "ssar_presets.json").read_text())
@@ -89,7 +90,7 @@ def test_every_fact_is_looked_at() -> None:
 
 @pytest.mark.parametrize("name", sorted(FACTS["datasets"]))
 def test_preset_equals_the_configuration(name: str) -> None:
-    recipe, want = ssar_preset(name), effective(name)
+    recipe, want = preset_recipe("td3_bc_ssar", name), effective(name)
     for names, part in ((HOST, recipe.host), (ADAPTIVE, recipe.adaptive), (OWN, recipe)):
         for fact, setting in names.items():
             assert getattr(part, setting) == same(want[fact]), fact
@@ -115,10 +116,10 @@ def test_preset_equals_the_configuration(name: str) -> None:
 
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean hopper-medium-v2"):
-        ssar_preset("hopper-medum-v2")
+        preset_recipe("td3_bc_ssar", "hopper-medum-v2")
 
 
 def test_the_default_recipe_differs_from_a_preset_in_the_selection_only() -> None:
-    default, preset = SSARRecipe(), ssar_preset("hopper-medium-v2")
+    default, preset = SSARRecipe(), preset_recipe("td3_bc_ssar", "hopper-medium-v2")
     assert default.host == preset.host
     assert default.return_threshold is None and preset.return_threshold == 1800.0

@@ -14,9 +14,8 @@ from segue.cli.options import parse
 from segue.cli.table import print_result
 from segue.errors import UserError
 from segue.experiment import recipe_of
-from segue.recipes import METHODS, recipe_type
+from segue.recipes import METHODS, preset_recipe, recipe_type
 from segue.recipes.base import Recipe
-from segue.recipes.presets import OFFLINE_UPDATES, ssar_preset
 from segue.run_folder import RunFolder
 from segue.session import Evaluation
 
@@ -94,18 +93,14 @@ def _parse(program: str, options: Common, recipe: Recipe, argv: list[str], note:
     return parsed.run, parsed.method
 
 
-def _recipe(method: str, preset: str | None) -> Recipe:
-    if preset is None:
-        recipe: Recipe = recipe_type(method)()
-        return recipe
-    if method != "td3_bc_ssar":
-        raise UserError(f"--preset is for td3_bc_ssar; {method} has the same settings on every dataset")
-    return ssar_preset(preset)
-
-
-def _updates(preset: str | None) -> int:
+def _updates(method: str, preset: str | None) -> int:
     """The default number of offline updates."""
-    return DEFAULT_UPDATES if preset is None else OFFLINE_UPDATES[preset]
+    return recipe_type(method).preset_updates.get(preset or "", DEFAULT_UPDATES)
+
+
+def _preset_note(method: str) -> str:
+    names = list(recipe_type(method).presets)
+    return f" --preset NAME takes the settings for one of: {', '.join(names)}." if names else ""
 
 
 def default_out(name: str) -> Path:
@@ -131,9 +126,6 @@ def _common(options: Common) -> dict[str, Any]:
     }
 
 
-PRESET_NOTE = " --preset NAME takes the paper's settings for one of its datasets (hopper-medium-v2, ...)."
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a command line asks for: read, every option known and of its kind, nothing begun."""
@@ -148,9 +140,9 @@ def plan_train(argv: list[str]) -> Plan:
     """What follows `segue train`. Raises UserError."""
     method, rest = _split("train", argv, "METHOD")
     preset, rest = _take(rest, "--preset")
-    recipe = _recipe(method, preset)
-    note = PRESET_NOTE if method == "td3_bc_ssar" else ""
-    return Plan(method, *_parse(f"segue train {method}", TrainOptions(steps=_updates(preset)), recipe, rest, note))
+    recipe = preset_recipe(method, preset)
+    own = TrainOptions(steps=_updates(method, preset))
+    return Plan(method, *_parse(f"segue train {method}", own, recipe, rest, _preset_note(method)))
 
 
 def plan_run(argv: list[str]) -> Plan:
@@ -158,11 +150,12 @@ def plan_run(argv: list[str]) -> Plan:
     method, rest = _split("run", argv, "METHOD")
     offline, rest = _take(rest, "--offline")
     preset, rest = _take(rest, "--preset")
-    recipe, first = _recipe(method, preset), None
+    recipe, first = preset_recipe(method, preset), None
     if offline is not None and offline != method:
-        recipe, first = continuing(recipe, {}), (offline, _recipe(offline, None))
-    note = " --offline METHOD learns offline by another method first." + (PRESET_NOTE if preset else "")
-    options, settings = _parse(f"segue run {method}", RunOptions(steps=_updates(preset)), recipe, rest, note)
+        recipe, first = continuing(recipe, {}), (offline, preset_recipe(offline, None))
+    note = " --offline METHOD learns offline by another method first." + _preset_note(method)
+    own = RunOptions(steps=_updates(method, preset))
+    options, settings = _parse(f"segue run {method}", own, recipe, rest, note)
     if options.dataset is None:
         raise UserError("run begins offline: give a dataset (--dataset)")
     return Plan(method, options, settings, first)

@@ -49,13 +49,25 @@ class Model:
 
     @classmethod
     def take(
-        cls, models: Models, role: str, net: Any, optimizer: Adam, key: jax.Array, target: bool = False
+        cls,
+        models: Models,
+        role: str,
+        net: Any,
+        optimizer: Adam,
+        key: jax.Array,
+        target: bool = False,
+        keep_moments: bool = True,
     ) -> Model:
-        """The model that an earlier phase made for `role`, going on under `optimizer`, or else a fresh one."""
-        if role in models:
-            earlier: Model = models[role]
-            return earlier.continued(optimizer)
-        return cls.create(net, optimizer, key, target)
+        """The model that an earlier phase made for `role`, going on under `optimizer`, or else a fresh one.
+
+        A continued model that has no target, where one is wanted, gets a copy of its parameters.
+        """
+        if role not in models:
+            return cls.create(net, optimizer, key, target)
+        earlier: Model = models[role]
+        if target and earlier.target is None:
+            earlier = replace(earlier, target=jax.tree.map(jnp.copy, earlier.params))
+        return earlier.continued(optimizer, keep_moments)
 
     def __call__(self, *inputs: jax.Array) -> Any:
         """The network with its current parameters."""
@@ -65,28 +77,35 @@ class Model:
         """The network with its target parameters."""
         return self.net.apply(self.target, *inputs)
 
-    def step(self, grads: PyTree) -> Model:
-        """One optimizer step along `grads`, a pytree like `params`."""
+    def step(self, grads: PyTree, rate: jax.Array | float = 1.0) -> Model:
+        """One optimizer step along `grads`, a pytree like `params`; `rate` multiplies the learning rate."""
         updates, opt_state = self.optimizer.transform().update(grads, self.opt_state, self.params)
+        if not (isinstance(rate, float) and rate == 1.0):
+            updates = jax.tree.map(lambda x: rate * x, updates)
         return replace(self, params=optax.apply_updates(self.params, updates), opt_state=opt_state)
 
-    def descend(self, loss: Callable[[Model], tuple[jax.Array, Any]]) -> tuple[Model, jax.Array, Any]:
-        """One step down `loss(model) -> (value [], anything)`; returns the new model, the value and the anything."""
+    def descend(
+        self, loss: Callable[[Model], tuple[jax.Array, Any]], rate: jax.Array | float = 1.0
+    ) -> tuple[Model, jax.Array, Any]:
+        """One step down `loss(model) -> (value [], anything)`; returns the new model, the value and the anything.
+
+        `rate` multiplies the learning rate: schedules are the algorithm's, which counts its updates.
+        """
 
         def of_params(params: PyTree) -> tuple[jax.Array, Any]:
             return loss(replace(self, params=params))
 
         (value, aux), grads = jax.value_and_grad(of_params, has_aux=True)(self.params)
-        return self.step(grads), value, aux
+        return self.step(grads, rate), value, aux
 
     def track(self, rate: float) -> Model:
         """Polyak: target <- (1 - rate) target + rate params."""
         target = jax.tree.map(lambda slow, fast: (1 - rate) * slow + rate * fast, self.target, self.params)
         return replace(self, target=target)
 
-    def continued(self, optimizer: Adam) -> Model:
+    def continued(self, optimizer: Adam, keep_moments: bool = True) -> Model:
         """The same model under another phase's optimizer settings; moments are kept where their shape is the same."""
         fresh = optimizer.transform().init(self.params)
         want: Any = jax.tree.structure(fresh)
-        same = want == jax.tree.structure(self.opt_state)
+        same = keep_moments and want == jax.tree.structure(self.opt_state)
         return replace(self, optimizer=optimizer, opt_state=self.opt_state if same else fresh)

@@ -10,6 +10,11 @@ from segue.core.algorithm import Algorithm
 from segue.core.replay import Mix
 from segue.errors import UserError
 
+FITTING = {  # methods that continue a policy of each form, for the message that refuses another
+    "deterministic": "td3, td3_bc, spot or rebrac",
+    "tanh_gaussian": "sac, cql or cal_ql",
+    "gaussian": "iql or awac",
+}
 ReplayStart = Literal["all", "half", "part", "none"]
 MIXES: dict[ReplayStart, Mix] = {"all": "joined", "part": "joined", "half": "half", "none": "online"}
 
@@ -82,7 +87,7 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
             lacking = " and ".join(missing)
             raise UserError(f"phase '{phase.name}' needs {lacking}, which no earlier phase made: {remedy}")
         if algorithm.policy_kind and policy_kind and algorithm.policy_kind != policy_kind:
-            fitting = "td3 or td3_bc" if policy_kind == "deterministic" else "sac"
+            fitting = FITTING[policy_kind]
             raise UserError(
                 f"phase '{phase.name}' ({type(algorithm).__name__}) continues a {algorithm.policy_kind} policy, but "
                 f"the policy so far is {policy_kind}: go on with {fitting}"

@@ -22,7 +22,7 @@ import optax
 from segue.core.coefficient import Coefficient
 from segue.core.model import Adam, Model
 from segue.core.types import Batch, Metrics, PyTree, Spec
-from segue.nets.networks import MLP, Initializer, xavier_uniform
+from segue.nets.networks import MLP, XavierUniform
 
 BETA_MAX_FACTOR = 1.5  # beta lies in (0, 1.5 beta_0)
 OUTPUT_BIAS = 0.6931  # about ln 2: 1.5 sigmoid(0.6931) is 1, so beta starts near beta_0
@@ -41,8 +41,7 @@ class CoefficientNet:
     @property
     def mlp(self) -> MLP:
         """The network under the sigmoid."""
-        initializer: Initializer = xavier_uniform
-        return MLP((self.observation_dim, *self.hidden_sizes, 1), initializer=initializer)
+        return MLP((self.observation_dim, *self.hidden_sizes, 1), initializer=XavierUniform())
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""

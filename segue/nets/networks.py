@@ -26,10 +26,40 @@ def fan_in_uniform(key: jax.Array, fan_in: int, fan_out: int) -> tuple[jax.Array
     return kernel, jax.random.uniform(bias_key, (fan_out,), minval=-bound, maxval=bound)
 
 
-def xavier_uniform(key: jax.Array, fan_in: int, fan_out: int) -> tuple[jax.Array, jax.Array]:
-    """Kernel from U(-b, b) with b = sqrt(6 / (fan_in + fan_out)), zero bias."""
-    bound = (6 / (fan_in + fan_out)) ** 0.5
-    return jax.random.uniform(key, (fan_in, fan_out), minval=-bound, maxval=bound), jnp.zeros(fan_out)
+@dataclass(frozen=True)
+class XavierUniform:
+    """Kernel from U(-b, b) with b = gain sqrt(6 / (fan_in + fan_out)), zero bias."""
+
+    gain: float = 1.0
+
+    def __call__(self, key: jax.Array, fan_in: int, fan_out: int) -> tuple[jax.Array, jax.Array]:
+        """Kernel and bias."""
+        bound = self.gain * (6 / (fan_in + fan_out)) ** 0.5
+        return jax.random.uniform(key, (fan_in, fan_out), minval=-bound, maxval=bound), jnp.zeros(fan_out)
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """Orthogonal kernel times `gain`, zero bias."""
+
+    gain: float
+
+    def __call__(self, key: jax.Array, fan_in: int, fan_out: int) -> tuple[jax.Array, jax.Array]:
+        """Kernel and bias."""
+        return jax.nn.initializers.orthogonal(self.gain)(key, (fan_in, fan_out)), jnp.zeros(fan_out)
+
+
+@dataclass(frozen=True)
+class BoundedUniform:
+    """Kernel and bias from U(-bound, bound)."""
+
+    bound: float
+
+    def __call__(self, key: jax.Array, fan_in: int, fan_out: int) -> tuple[jax.Array, jax.Array]:
+        """Kernel and bias."""
+        kernel_key, bias_key = jax.random.split(key)
+        kernel = jax.random.uniform(kernel_key, (fan_in, fan_out), minval=-self.bound, maxval=self.bound)
+        return kernel, jax.random.uniform(bias_key, (fan_out,), minval=-self.bound, maxval=self.bound)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
@@ -49,13 +79,15 @@ class MLP:
     sizes: tuple[int, ...]
     layer_norm: bool = False  # between each hidden affine layer and its ReLU
     initializer: Initializer = fan_in_uniform
+    last_initializer: Initializer | None = None  # of the last layer, where it is another
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""
         params: dict[str, dict[str, jax.Array]] = {}
         last = len(self.sizes) - 2
         for i, layer_key in enumerate(jax.random.split(key, last + 1)):
-            kernel, bias = self.initializer(layer_key, self.sizes[i], self.sizes[i + 1])
+            initializer = self.last_initializer if i == last and self.last_initializer else self.initializer
+            kernel, bias = initializer(layer_key, self.sizes[i], self.sizes[i + 1])
             params[f"layers_{i}"] = {"kernel": kernel, "bias": bias}
             if self.layer_norm and i < last:
                 width = self.sizes[i + 1]
@@ -83,21 +115,25 @@ class Critics:
     hidden_sizes: tuple[int, ...]
     layer_norm: bool = False
     count: int = 2
+    initializer: Initializer = fan_in_uniform
+    last_initializer: Initializer | None = None
+    later_hidden_sizes: tuple[int, ...] | None = None  # of the critics after the first, where they are others
 
-    @property
-    def mlp(self) -> MLP:
-        """The network of one critic."""
-        return MLP((self.observation_dim + self.action_dim, *self.hidden_sizes, 1), self.layer_norm)
+    def mlp(self, i: int) -> MLP:
+        """The network of critic `i` (from 0)."""
+        hidden = self.later_hidden_sizes if i > 0 and self.later_hidden_sizes else self.hidden_sizes
+        sizes = (self.observation_dim + self.action_dim, *hidden, 1)
+        return MLP(sizes, self.layer_norm, self.initializer, self.last_initializer)
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters of every critic."""
-        return tuple(self.mlp.init(k) for k in jax.random.split(key, self.count))
+        return tuple(self.mlp(i).init(k) for i, k in enumerate(jax.random.split(key, self.count)))
 
     def apply(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """[..., S], [..., A] -> [count, ...]."""
         x = jnp.concatenate([obs, action], axis=-1)
-        return jnp.stack([self.mlp.apply(p, x)[..., 0] for p in params])
+        return jnp.stack([self.mlp(i).apply(p, x)[..., 0] for i, p in enumerate(params)])
 
     def first(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Q_1 alone: [..., S], [..., A] -> [...]."""
-        return self.mlp.apply(params[0], jnp.concatenate([obs, action], axis=-1))[..., 0]
+        return self.mlp(0).apply(params[0], jnp.concatenate([obs, action], axis=-1))[..., 0]

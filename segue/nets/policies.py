@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from segue.core.types import PyTree
-from segue.nets.networks import MLP
+from segue.nets.networks import MLP, Initializer, fan_in_uniform
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018 (arXiv:1812.05905), public implementation
 
@@ -38,25 +38,38 @@ class DeterministicPolicy:
 
 @dataclass(frozen=True)
 class TanhGaussianPolicy:
-    """a = tanh(mean(s) + std(s) * noise), a diagonal Gaussian squashed into [-1, 1]."""
+    """a = tanh(mean(s) + std(s) * noise), a diagonal Gaussian squashed into [-1, 1].
+
+    With `trained_scale` the log-std is multiplier x raw + offset, two trained scalars that start at 1 and -1, as in
+    CQL's policy (../spec/ssar.md 2.5).
+    """
 
     observation_dim: int
     action_dim: int
     hidden_sizes: tuple[int, ...]
+    trained_scale: bool = False
+    initializer: Initializer = fan_in_uniform
+    last_initializer: Initializer | None = None
     kind = "tanh_gaussian"
 
     @property
     def mlp(self) -> MLP:
-        """The network of mean and log-std, halves of its last layer."""
-        return MLP((self.observation_dim, *self.hidden_sizes, 2 * self.action_dim))
+        """The network of mean and raw log-std, halves of its last layer."""
+        sizes = (self.observation_dim, *self.hidden_sizes, 2 * self.action_dim)
+        return MLP(sizes, initializer=self.initializer, last_initializer=self.last_initializer)
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""
-        return self.mlp.init(key)
+        params = self.mlp.init(key)
+        if not self.trained_scale:
+            return params
+        return params | {"log_std_multiplier": jnp.asarray(1.0), "log_std_offset": jnp.asarray(-1.0)}
 
     def apply(self, params: PyTree, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[..., S] -> mean before the tanh [..., A], log-std [..., A]."""
         mean, log_std = jnp.split(self.mlp.apply(params, obs), 2, axis=-1)
+        if self.trained_scale:
+            log_std = params["log_std_multiplier"] * log_std + params["log_std_offset"]
         return mean, jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
 
 
@@ -67,5 +80,15 @@ def sample_tanh_gaussian(mean: jax.Array, log_std: jax.Array, noise: jax.Array) 
     """
     x = mean + jnp.exp(log_std) * noise
     log_normal = -0.5 * jnp.square(noise) - log_std - 0.5 * jnp.log(2 * jnp.pi)
-    log_slope = 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
-    return jnp.tanh(x), (log_normal - log_slope).sum(-1)
+    return jnp.tanh(x), (log_normal - tanh_log_slope(x)).sum(-1)
+
+
+def tanh_log_slope(x: jax.Array) -> jax.Array:
+    """log(1 - tanh(x)^2), in its stable form."""
+    return 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
+
+
+def tanh_gaussian_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Log-density of the action tanh(x) in each dimension, [..., A], given its value x before the tanh."""
+    log_normal = -0.5 * jnp.square((x - mean) * jnp.exp(-log_std)) - log_std - 0.5 * jnp.log(2 * jnp.pi)
+    return log_normal - tanh_log_slope(x)

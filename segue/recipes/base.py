@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from segue.core.phases import Phase, ReplayStart
 
@@ -17,6 +18,8 @@ class Recipe(ABC):
     choose_when: ClassVar[str]  # one line: when to choose it, and when not; continues "choose it ..."
     paper: ClassVar[str]
     needs_dataset: ClassVar[bool] = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # name -> flat settings that differ from the defaults
+    preset_updates: ClassVar[Mapping[str, int]] = {}  # name -> default number of offline updates, where it is another
 
     normalize_observations: bool = False  # (s - mean) / (std + 0.001) with the dataset's statistics [ours: off]
     reward_scale: float = 1.0  # rewards are stored as reward * scale + bias [1 on MuJoCo, ssar.md 2.1]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from segue.core.phases import Online, Phase, ReplayStart, Selection
 from segue.methods.iql import IQLCritics
 from segue.methods.ssar import Annealed, StateAdaptive
 from segue.methods.td3_bc import TD3BC
 from segue.recipes.base import Recipe
+from segue.recipes.ssar_presets import OFFLINE_UPDATES, SSAR_TD3_BC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class SSARRecipe(Recipe):
     summary: ClassVar[str] = "TD3+BC with a learned, state-dependent strength of cloning on selected data"
     choose_when: ClassVar[str] = "to go on online: cloning is strong on good data, and its strength fades on the way"
     paper: ClassVar[str] = "Selective State-Adaptive Regularization, ICML 2025, arXiv:2505.19923"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = SSAR_TD3_BC
+    preset_updates: ClassVar[Mapping[str, int]] = OFFLINE_UPDATES
 
     profile: Literal["paper", "released"] = "paper"  # as described, or as the released program acts [ssar.md 3]
     host: TD3BC = TD3BC(critic_layer_norm=True, online_action_noise=0.0)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
-
-from segue.errors import UserError
-from segue.recipes.td3_bc import SSARRecipe
 
 ANTMAZE: dict[str, Any] = {"selection": "success", "reward_bias": -1.0, "replay": "all"}
 HARD_ANTMAZE: dict[str, Any] = ANTMAZE | {"n_start": 5.0, "n_end": 5.0, "anneal_steps": None}
@@ -33,17 +29,3 @@ SSAR_TD3_BC: dict[str, dict[str, Any]] = {
     "antmaze-large-diverse-v2": HARD_ANTMAZE | {"policy_update_interval_online": 100},
 }
 OFFLINE_UPDATES = {name: 2_000_000 if name.startswith("antmaze") else 1_000_000 for name in SSAR_TD3_BC}
-ADAPTIVE_FIELDS = ("n_start", "n_end", "mask_regularizer")
-
-
-def ssar_preset(name: str) -> SSARRecipe:
-    """The recipe of one dataset of the paper. Raises UserError for an unknown name, with the nearest known ones."""
-    if name not in SSAR_TD3_BC:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, SSAR_TD3_BC, n=3) or list(SSAR_TD3_BC)
-        raise UserError(f"preset '{name}' is unknown; did you mean {', '.join(near)}?")
-    settings = SSAR_TD3_BC[name]
-    base = SSARRecipe()
-    adaptive = replace(base.adaptive, **{k: v for k, v in settings.items() if k in ADAPTIVE_FIELDS})
-    return replace(base, adaptive=adaptive, **{k: v for k, v in settings.items() if k not in ADAPTIVE_FIELDS})
