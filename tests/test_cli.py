@@ -288,14 +288,26 @@ def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
         assert f"  {command}" in done.stdout
 
 
-def test_version_and_methods(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == segue.__version__
-    assert main(["methods"]) == 0
+
+
+@pytest.mark.parametrize("words", [["methods"], ["train", "--help"], ["run", "--help"]])
+def test_each_method_says_what_it_does_when_to_choose_it_and_its_paper(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        assert main(words) == 0
+    except SystemExit as stop:
+        assert stop.code == 0
     output = capsys.readouterr().out
+    assert len(METHODS) > 0
     for name, recipe in METHODS.items():
-        assert name in output
-        assert recipe.paper in output
+        for text in (recipe.summary, recipe.choose_when, recipe.paper):
+            assert text.strip() and "\n" not in text and len(text) < 110, name
+        block = f"  {name}\n    what   {recipe.summary}\n    when   {recipe.choose_when}\n    paper  {recipe.paper}\n"
+        assert block in output
 
 
 def helped(words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:

@@ -68,8 +68,11 @@ def _split(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
 
 
 def method_table() -> str:
-    """One line a method: what it does, its paper."""
-    return "\n".join(f"  {name:<14}{cls.summary}\n{'':16}[{cls.paper}]" for name, cls in METHODS.items())
+    """A block a method: what it does, when to choose it, its paper."""
+    return "\n\n".join(
+        f"  {name}\n    what   {cls.summary}\n    when   {cls.choose_when}\n    paper  {cls.paper}"
+        for name, cls in METHODS.items()
+    )
 
 
 def _take(argv: list[str], option: str) -> tuple[str | None, list[str]]:
@@ -88,7 +91,7 @@ def _parse(program: str, options: Common, recipe: Recipe, argv: list[str], note:
     """Run options and method settings from one flat list of options, the defaults being `recipe`'s."""
     kind: Any = type(recipe)
     both: Any = make_dataclass("Options", [("run", type(options)), ("method", kind)])
-    description = f"{kind.summary}. {kind.paper}.{note}"
+    description = f"{kind.summary}. When: {kind.choose_when}. {kind.paper}.{note}"
     parsed = parse(both, both(options, recipe), argv, program, description)
     return parsed.run, parsed.method
 
