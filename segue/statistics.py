@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import trim_mean
 
 BOOTSTRAP_SAMPLES = 5_000
+SEEDS_FOR_INTERVAL = 3  # with fewer, a bootstrap interval only repeats the two values
 CONFIDENCE = 0.95
 CUT = 0.25  # from either end, for the interquartile mean
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": ("segue.cli.runs", "RUN: score a trained policy over fresh episodes"),
     "resume": ("segue.cli.runs", "RUN: go on after an interruption, from the last checkpoint"),
     "report": ("segue.cli.report", "RUN...: curves, figures and a table as one HTML page, PNGs and CSV"),
+    "sweep": ("segue.cli.sweep", "FILE: a grid of runs, methods x datasets x seeds x settings, and its table"),
     "data": ("segue.cli.data", "list, look at, check and convert datasets"),
     "methods": ("segue.cli.runs", "the methods, what each does and when to choose it"),
 }

@@ -11,9 +11,13 @@ import numpy as np
 
 from segue.report.group import Group
 from segue.report.read import Run, Score
-from segue.statistics import bootstrap_interval, interquartile_mean, standard_error, standard_error_of_mean
-
-SEEDS_FOR_INTERVAL = 3  # with fewer, a bootstrap interval only repeats the two values
+from segue.statistics import (
+    SEEDS_FOR_INTERVAL,
+    bootstrap_interval,
+    interquartile_mean,
+    standard_error,
+    standard_error_of_mean,
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A grid of runs on one machine: methods x datasets x seeds x settings, from one TOML file (docs/sweep.md)."""
