@@ -94,15 +94,25 @@ class MLP:
                 params[f"norm_{i}"] = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
         return params
 
-    def apply(self, params: PyTree, x: jax.Array) -> jax.Array:
-        """[..., sizes[0]] -> [..., sizes[-1]]."""
+    def apply(self, params: PyTree, x: jax.Array, dropout: tuple[jax.Array, ...] = ()) -> jax.Array:
+        """[..., sizes[0]] -> [..., sizes[-1]]; `dropout` are factors of the hidden layers' outputs [..., H], if any."""
         last = len(self.sizes) - 2
         for i in range(last + 1):
             x = x @ params[f"layers_{i}"]["kernel"] + params[f"layers_{i}"]["bias"]
             if i < last:
                 x = layer_norm(x, **params[f"norm_{i}"]) if self.layer_norm else x
                 x = jax.nn.relu(x)
+                x = x * dropout[i] if dropout else x
         return x
+
+
+def dropout_masks(key: jax.Array, rate: float, rows: int, hidden_sizes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """1 for each output [rows, H] of a hidden layer that dropout at `rate` keeps, 0 for the others; () at rate 0."""
+    if rate == 0:
+        return ()
+    keys = jax.random.split(key, len(hidden_sizes))
+    kept = (jax.random.bernoulli(k, 1 - rate, (rows, width)) for k, width in zip(keys, hidden_sizes, strict=True))
+    return tuple(mask.astype(float) for mask in kept)
 
 
 @dataclass(frozen=True)

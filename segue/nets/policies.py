@@ -31,9 +31,36 @@ class DeterministicPolicy:
         """Fresh parameters."""
         return self.mlp.init(key)
 
-    def apply(self, params: PyTree, obs: jax.Array) -> jax.Array:
-        """[..., S] -> [..., A]."""
-        return jnp.tanh(self.mlp.apply(params, obs))
+    def apply(self, params: PyTree, obs: jax.Array, dropout: tuple[jax.Array, ...] = ()) -> jax.Array:
+        """[..., S] -> [..., A]; `dropout` as in MLP."""
+        return jnp.tanh(self.mlp.apply(params, obs, dropout))
+
+
+@dataclass(frozen=True)
+class GaussianPolicy:
+    """a = mean(s) + std * noise, a diagonal Gaussian that is not squashed; its log-std [A] is the same everywhere."""
+
+    observation_dim: int
+    action_dim: int
+    hidden_sizes: tuple[int, ...]
+    tanh_mean: bool  # keeps the mean, though not the sample, in [-1, 1]
+    kind = "gaussian"
+
+    @property
+    def mlp(self) -> MLP:
+        """The network of the mean, before its tanh."""
+        return MLP((self.observation_dim, *self.hidden_sizes, self.action_dim))
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Fresh parameters; the std starts at 1."""
+        return self.mlp.init(key) | {"log_std": jnp.zeros(self.action_dim)}
+
+    def apply(
+        self, params: PyTree, obs: jax.Array, dropout: tuple[jax.Array, ...] = ()
+    ) -> tuple[jax.Array, jax.Array]:
+        """[..., S] -> mean [..., A], log-std [A]; `dropout` as in MLP."""
+        mean = self.mlp.apply(params, obs, dropout)
+        return jnp.tanh(mean) if self.tanh_mean else mean, jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
 
 
 @dataclass(frozen=True)
@@ -88,7 +115,11 @@ def tanh_log_slope(x: jax.Array) -> jax.Array:
     return 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
 
 
+def gaussian_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Log-density of x under a Gaussian, in each dimension: [..., A]."""
+    return -0.5 * jnp.square((x - mean) * jnp.exp(-log_std)) - log_std - 0.5 * jnp.log(2 * jnp.pi)
+
+
 def tanh_gaussian_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
     """Log-density of the action tanh(x) in each dimension, [..., A], given its value x before the tanh."""
-    log_normal = -0.5 * jnp.square((x - mean) * jnp.exp(-log_std)) - log_std - 0.5 * jnp.log(2 * jnp.pi)
-    return log_normal - tanh_log_slope(x)
+    return gaussian_log_density(x, mean, log_std) - tanh_log_slope(x)
