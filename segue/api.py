@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from segue.checkpoint import write_atomically
 from segue.core.types import Spec
 from segue.data import Dataset
 from segue.environment import Environment, EnvironmentMaker
@@ -14,17 +18,23 @@ from segue.evaluate import Evaluator, Score
 from segue.experiment import (
     DATASET_FILE,
     Policy,
+    action_bounds,
     check_fit,
     execute,
+    for_seeds,
+    load_models,
     load_policy,
+    load_run_dataset,
     load_shown,
     make_config,
     named_environment,
     recipe_of,
 )
+from segue.offline_evaluation import Evaluator as OfflineEvaluator
+from segue.offline_evaluation import OfflineEvaluation, OfflineReport, check_data
 from segue.recipes import recipe_type
 from segue.recipes.base import Recipe
-from segue.run_folder import RunFolder
+from segue.run_folder import OFFLINE_EVALUATION, RunFolder, as_json
 from segue.session import Evaluation
 from segue.settings import check_values, flat, with_changes
 
@@ -65,6 +75,46 @@ class Run:
             assert score is not None
             scores[seed] = score
         return scores
+
+    def evaluate_offline(
+        self,
+        dataset: str | Dataset | None = None,
+        options: OfflineEvaluation | None = None,
+        *,
+        seeds: tuple[int, ...] | None = None,
+        transitions: int | None = None,
+        settings: dict[str, Any] | None = None,
+        quiet: bool = False,
+    ) -> OfflineReport:
+        """The discounted value of every seed's last policy by fitted Q evaluation: no environment is touched.
+
+        For `seeds` (default: all), on `dataset` (default: the run's). `settings` change `methods.fqe.FQE`. Written
+        to the run's folder as `offline_evaluation.json` too. Raises Diverged where no value can be told.
+        """
+        options = options or OfflineEvaluation()
+        options.check()
+        check_values(settings or {})
+        config = self.folder.config
+        models, phase, spec, preparation = load_models(self.folder)
+        if phase.algorithm.policy_kind is None:
+            raise UserError(f"{self.path}: phase '{phase.name}' has no policy")
+        have = tuple(config["seeds"])
+        chosen = [(seed, for_seeds(models, have, (seed,))) for seed in seeds or have]
+        if isinstance(dataset, str):
+            environment = None if config.get("environment_from_python") else config["environment"]
+            dataset = load_shown(dataset, transitions, environment)
+        data = dataset or load_run_dataset(self.folder)
+        if data is None:
+            raise UserError(f"{self.path}: the run has no dataset; give one (--dataset)")
+        check_data(data, spec, *action_bounds(self.folder))
+        discount = phase.algorithm.discount if options.discount is None else options.discount
+        evaluator = OfflineEvaluator(data, preparation, options, discount, settings or {})
+        estimates = [
+            evaluator.evaluate(phase.algorithm, jax.tree.map(lambda x: x[0], one), seed, quiet) for seed, one in chosen
+        ]
+        report = evaluator.report(phase.algorithm, estimates)
+        write_atomically(self.path / OFFLINE_EVALUATION, json.dumps(as_json(report.as_dict()), indent=1) + "\n")
+        return report
 
 
 def make_recipe(method: str, settings: dict[str, Any] | Recipe | None) -> Recipe:

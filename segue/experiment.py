@@ -195,7 +195,7 @@ def execute(
     if config["parent"]:
         parent = RunFolder.open(Path(config["parent"]))
         models, _, spec, preparation = load_models(parent)
-        models = _for_seeds(models, tuple(parent.config["seeds"]), seeds)
+        models = for_seeds(models, tuple(parent.config["seeds"]), seeds)
         first_phase = len(all_phases(parent))
     else:
         spec = _spec(dataset, environment, config["environment_kwargs"])
@@ -225,10 +225,11 @@ def execute(
     return session.run()
 
 
-def _for_seeds(models: Models, have: tuple[int, ...], want: tuple[int, ...]) -> Models:
+def for_seeds(models: Models, have: tuple[int, ...], want: tuple[int, ...]) -> Models:
+    """The models of seeds `want` from those of seeds `have`. Raises UserError for a seed that is not there."""
     missing = [seed for seed in want if seed not in have]
     if missing:
-        raise UserError(f"the parent run has no seed {missing[0]}; it has {' '.join(map(str, have))}")
+        raise UserError(f"the run has no seed {missing[0]}; it has {' '.join(map(str, have))}")
     rows = np.asarray([have.index(seed) for seed in want])
     return jax.tree.map(lambda x: np.asarray(x)[rows], models)
 
@@ -281,13 +282,13 @@ def load_policy(folder: RunFolder, seed: int | None = None, phase_name: str | No
     if phase.algorithm.policy_kind is None:
         raise UserError(f"{folder.path}: phase '{phase.name}' has no policy")
     seeds = tuple(folder.config["seeds"])
-    chosen = _for_seeds(models, seeds, (seeds[0] if seed is None else seed,))
+    chosen = for_seeds(models, seeds, (seeds[0] if seed is None else seed,))
     state = initial_state(phase.algorithm, jax.tree.map(jnp.asarray, chosen), spec, make_keys((0,), 0))
-    low, high = _bounds(folder)
+    low, high = action_bounds(folder)
     return Policy(phase, jax.tree.map(lambda x: x[0], state), preparation, low, high)
 
 
-def _bounds(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
+def action_bounds(folder: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Action bounds of the run's environment or, without one, of its dataset."""
     bounds = folder.config.get("action_bounds")
     if bounds is None:

@@ -19,6 +19,7 @@ from segue import checkpoint
 from segue.core.types import PyTree
 from segue.errors import UserError
 
+OFFLINE_EVALUATION = "offline_evaluation.json"
 KEPT_CHECKPOINTS = 2  # the newest, and the one before it should the newest be unreadable
 CONFIG_KEYS = {"method", "dataset", "environment", "seeds", "offline", "online", "updates", "online_steps", "parent"}
 

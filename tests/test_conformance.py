@@ -17,6 +17,7 @@ from segue import checkpoint
 from segue.core.algorithm import Algorithm
 from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
 from segue.core.types import Batch, PyTree, Spec
+from segue.methods.fqe import FQE
 from segue.methods.iql import IQLCritics
 from segue.methods.sac import SAC
 from segue.methods.ssar import Annealed, StateAdaptive
@@ -36,6 +37,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "td3": TD3(**SMALL),
     "sac": SAC(policy_update_interval=2, **SMALL),
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
+    "fqe": FQE(SAC(**SMALL), stochastic=True, policy_update_interval=2, **SMALL),
 }
 ACTOR, TARGET_ACTOR = (".actor.params", ".actor.opt_state"), ".actor.target"
 CRITIC, TARGET_CRITIC = (".critic.params", ".critic.opt_state", ".updates"), ".critic.target"
@@ -51,10 +53,11 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
+    "fqe": ((*CRITIC, TARGET_CRITIC), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
-one_of_each_class = pytest.mark.parametrize("name", ["ssar_masked", "td3", "sac", "iql_critics"])
+one_of_each_class = pytest.mark.parametrize("name", ["ssar_masked", "td3", "sac", "iql_critics", "fqe"])
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +79,10 @@ def rows() -> Batch:
 
 
 def columns(name: str, seeds: int) -> dict[str, np.ndarray]:
-    """Two thirds of the rows trusted, for algorithms that ask."""
-    wanted = getattr(ALGORITHMS[name], "coefficient", None) is not None
-    return {"trust": np.tile(np.arange(ROWS) % 3 > 0, (seeds, 1)).astype(float)} if wanted else {}
+    """Two thirds of the rows trusted (or weighed), for algorithms that ask."""
+    coefficient = getattr(ALGORITHMS[name], "coefficient", None)
+    wanted = ALGORITHMS[name].columns + (coefficient.columns if coefficient is not None else ())
+    return {column: np.tile(np.arange(ROWS) % 3 > 0, (seeds, 1)).astype(float) for column in wanted}
 
 
 def program(name: str) -> Program:
