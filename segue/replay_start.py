@@ -13,7 +13,7 @@ import numpy as np
 from segue.core.phases import Phase
 from segue.core.types import Batch, Models
 from segue.data import Dataset
-from segue.data.prepare import top_trajectories
+from segue.data.prepare import best_episodes, top_trajectories
 from segue.errors import UserError
 from segue.preparation import Preparation
 from segue.selection import trust_flags
@@ -79,6 +79,10 @@ def phase_data(
         kept = _best_rows(phase, rows)
         if phase.online.inherit_trust and wants_flags:
             extras = inherited(columns["trust"], len(kept))
+        rows = jax.tree.map(lambda x: x[kept], rows)
+        columns = {name: flags[:, kept] for name, flags in columns.items()}
+    elif phase.top_fraction < 1:
+        kept = best_episodes(dataset.episode_ends, dataset.episode_returns, phase.top_fraction)
         rows = jax.tree.map(lambda x: x[kept], rows)
         columns = {name: flags[:, kept] for name, flags in columns.items()}
     used: Batch | None = rows

@@ -58,7 +58,7 @@ def one_update(
     """Update number `t` (from 0) of one seed."""
     sample_key, draw_key = jax.random.split(jax.random.fold_in(key, t))
     indices = draw_indices(program.mix, memory, sample_key, program.algorithm.batch_size)
-    batch = gather(program.mix, memory, indices)
+    batch = gather(program.mix, memory, indices, next_actions="next_action" in program.algorithm.columns)
     return program.algorithm.update(state, batch, program.algorithm.draw(draw_key, program.spec), policy_step)
 
 

@@ -53,6 +53,7 @@ class Phase:
     online: Online | None = None
     selection: Selection = Selection()
     replay_drop_last: bool = False  # released "part" always loses the data's last trajectory
+    top_fraction: float = 1.0  # of the dataset's episodes, those of the highest returns, are all that it learns from
 
     @property
     def steps(self) -> int:

@@ -88,16 +88,20 @@ def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
     return jnp.concatenate([online, jax.random.randint(offline_key, (n - n // 2,), 0, rows)])
 
 
-def gather(mix: Mix, memory: Memory, indices: jax.Array) -> Batch:
-    """The rows that `draw_indices` named, leaves [n, ...]."""
+def gather(mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = False) -> Batch:
+    """The rows that `draw_indices` named, leaves [n, ...]; with `next_actions` also what `followed` adds."""
+
+    def taken(rows: Batch, size: jax.Array | int, i: jax.Array) -> Batch:
+        batch = jax.tree.map(lambda x: x[i], rows)
+        return followed(batch, rows, (i + 1) % size) if next_actions else batch
 
     def of_dataset(i: jax.Array) -> Batch:
         assert memory.offline is not None
-        return jax.tree.map(lambda x: x[i], memory.offline._replace(extras=memory.columns))
+        return taken(memory.offline._replace(extras=memory.columns), memory.offline.reward.shape[0], i)
 
     def of_ring(i: jax.Array) -> Batch:
         assert memory.ring is not None
-        return jax.tree.map(lambda x: x[i], memory.ring.rows)
+        return taken(memory.ring.rows, memory.ring.size, i)
 
     if mix == "offline":
         return of_dataset(indices)
@@ -113,4 +117,16 @@ def gather(mix: Mix, memory: Memory, indices: jax.Array) -> Batch:
     offline, online = of_dataset(jnp.minimum(indices, rows - 1)), of_ring(jnp.maximum(indices - rows, 0))
     return jax.tree.map(
         lambda a, b: jnp.where(is_offline.reshape(-1, *[1] * (a.ndim - 1)), a, b), offline, online
+    )
+
+
+def followed(batch: Batch, rows: Batch, following: jax.Array) -> Batch:
+    """`batch` with the extras "next_action" [n, A] and "next_action_known" [n], 1 where there is one.
+
+    It is the action of the `following` row [n] if that row begins where the batch's row ended. Nothing is known of
+    what followed the newest row, or a time limit.
+    """
+    known = (rows.obs[following] == batch.next_obs).all(-1).astype(batch.reward.dtype)
+    return batch._replace(
+        extras=batch.extras | {"next_action": rows.action[following], "next_action_known": known}
     )

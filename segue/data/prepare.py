@@ -133,7 +133,15 @@ def top_fraction(
         return np.empty(0, np.int64)
     counted = slice(0, ends[-1] + 1)
     discounted = rewards[counted].astype(np.float64) * discount ** positions[counted].astype(np.float64)
-    return _rows_of_best(ends, _segment_sums(discounted, ends), max(1, int(fraction * len(ends))))
+    return best_episodes(ends, _segment_sums(discounted, ends), fraction)
+
+
+def best_episodes(ends: np.ndarray, returns: np.ndarray, fraction: float) -> np.ndarray:
+    """Row indices of the best `fraction` of episodes (at least one), best first.
+
+    `ends` [E] is the last row of each, `returns` [E] its return.
+    """
+    return _rows_of_best(ends, returns, max(1, int(fraction * len(ends))))
 
 
 def return_to_go(

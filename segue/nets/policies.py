@@ -115,6 +115,11 @@ def tanh_log_slope(x: jax.Array) -> jax.Array:
     return 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
 
 
+def sample_in_box(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> jax.Array:
+    """mean + std * noise, clipped to [-1, 1]: the action of a Gaussian that is not squashed, [..., A]."""
+    return jnp.clip(mean + jnp.exp(log_std) * noise, -1, 1)
+
+
 def gaussian_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
     """Log-density of x under a Gaussian, in each dimension: [..., A]."""
     return -0.5 * jnp.square((x - mean) * jnp.exp(-log_std)) - log_std - 0.5 * jnp.log(2 * jnp.pi)
