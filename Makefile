@@ -15,13 +15,14 @@ PEER_READY := $(PEER)/.ready
 PIP_INSTALL := -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench bench-offline bench-online bench-memory clean python
+.PHONY: help demo test test-all lint bench bench-offline bench-online bench-memory bench-gpu clean python
 
 help:
 	@echo 'make demo      offline training, online fine-tuning and a report, on built-in Hopper data'
 	@echo 'make test      the tests, without the slow ones (make test-all: every test)'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     speed and memory, beside the matrix rate of this machine and d3rlpy'
+	@echo 'make bench-gpu seconds for 1,000,000 updates on this machine'"'"'s GPU'
 	@echo 'make clean     remove virtual environments, caches and build artefacts (runs stay)'
 	@echo
 	@echo 'PYTHON=python3.13 chooses the interpreter.'
@@ -49,6 +50,10 @@ bench-online: $(READY)
 
 bench-memory: $(READY)
 	@$(BIN)/python -m benchmarks.memory --out bench/memory.json
+
+# JAX for the GPU comes with: $(BIN)/python -m pip install '.[cuda]'
+bench-gpu: $(READY)
+	@$(BIN)/python -m benchmarks.gpu --out bench/gpu.json
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
