@@ -94,7 +94,7 @@ class MLP:
                 params[f"norm_{i}"] = {"scale": jnp.ones(width), "bias": jnp.zeros(width)}
         return params
 
-    def apply(self, params: PyTree, x: jax.Array, dropout: tuple[jax.Array, ...] = ()) -> jax.Array:
+    def apply(self, params: PyTree, x: jax.Array, *dropout: jax.Array) -> jax.Array:
         """[..., sizes[0]] -> [..., sizes[-1]]; `dropout` are factors of the hidden layers' outputs [..., H], if any."""
         last = len(self.sizes) - 2
         for i in range(last + 1):

@@ -31,9 +31,9 @@ class DeterministicPolicy:
         """Fresh parameters."""
         return self.mlp.init(key)
 
-    def apply(self, params: PyTree, obs: jax.Array, dropout: tuple[jax.Array, ...] = ()) -> jax.Array:
+    def apply(self, params: PyTree, obs: jax.Array, *dropout: jax.Array) -> jax.Array:
         """[..., S] -> [..., A]; `dropout` as in MLP."""
-        return jnp.tanh(self.mlp.apply(params, obs, dropout))
+        return jnp.tanh(self.mlp.apply(params, obs, *dropout))
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,9 @@ class GaussianPolicy:
         """Fresh parameters; the std starts at 1."""
         return self.mlp.init(key) | {"log_std": jnp.zeros(self.action_dim)}
 
-    def apply(
-        self, params: PyTree, obs: jax.Array, dropout: tuple[jax.Array, ...] = ()
-    ) -> tuple[jax.Array, jax.Array]:
+    def apply(self, params: PyTree, obs: jax.Array, *dropout: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[..., S] -> mean [..., A], log-std [A]; `dropout` as in MLP."""
-        mean = self.mlp.apply(params, obs, dropout)
+        mean = self.mlp.apply(params, obs, *dropout)
         return jnp.tanh(mean) if self.tanh_mean else mean, jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
 
 
