@@ -19,7 +19,7 @@ from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.losses import td_target
-from segue.nets.networks import Critics
+from segue.nets.networks import Critics, Scalar
 from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian
 
 
@@ -39,21 +39,6 @@ class Draws(NamedTuple):
 
     next_policy_noise: jax.Array  # [B, A]
     policy_noise: jax.Array  # [B, A]
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """One trained number."""
-
-    value: float
-
-    def init(self, key: jax.Array) -> jax.Array:
-        """The start value."""
-        return jnp.asarray(self.value)
-
-    def apply(self, params: jax.Array) -> jax.Array:
-        """The number itself."""
-        return params
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -142,11 +143,15 @@ class StateAdaptive(Coefficient):
 
 @dataclass(frozen=True)
 class Annealed(Coefficient):
-    """A learned coefficient online: phi and n frozen, strength f(N) = 1 - N / steps after N online updates."""
+    """A learned coefficient online: phi and n frozen, its strength times f(N) after N online updates.
+
+    Linear: f(N) = 1 - N / steps. Cosine: f(N) = cos(pi/2 min(N / steps, 1)), on CQL (ssar.md B13).
+    """
 
     offline: StateAdaptive
     anneal_steps: int | None = 400_000  # None: no annealing
     floor_at_zero: bool = True  # the paper's reading; the released program goes on below zero (ssar.md A2)
+    shape: Literal["linear", "cosine"] = "linear"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -162,6 +167,8 @@ class Annealed(Coefficient):
         if self.anneal_steps is None:
             return 1.0
         online_updates = (updates - c.online_origin).astype(c.n.dtype)
+        if self.shape == "cosine":
+            return jnp.cos(jnp.pi / 2 * jnp.minimum(online_updates / self.anneal_steps, 1))
         f = 1 - online_updates / self.anneal_steps
         return jnp.maximum(f, 0) if self.floor_at_zero else f
 

@@ -96,9 +96,13 @@ class MLP:
 
     def apply(self, params: PyTree, x: jax.Array, *dropout: jax.Array) -> jax.Array:
         """[..., sizes[0]] -> [..., sizes[-1]]; `dropout` are factors of the hidden layers' outputs [..., H], if any."""
+        return self.after_first(params, x @ params["layers_0"]["kernel"], *dropout)
+
+    def after_first(self, params: PyTree, x: jax.Array, *dropout: jax.Array) -> jax.Array:
+        """As `apply`, from the product of the input with the first kernel: [..., sizes[1]] -> [..., sizes[-1]]."""
         last = len(self.sizes) - 2
         for i in range(last + 1):
-            x = x @ params[f"layers_{i}"]["kernel"] + params[f"layers_{i}"]["bias"]
+            x = (x @ params[f"layers_{i}"]["kernel"] if i else x) + params[f"layers_{i}"]["bias"]
             if i < last:
                 x = layer_norm(x, **params[f"norm_{i}"]) if self.layer_norm else x
                 x = jax.nn.relu(x)
@@ -144,6 +148,33 @@ class Critics:
         x = jnp.concatenate([obs, action], axis=-1)
         return jnp.stack([self.mlp(i).apply(p, x)[..., 0] for i, p in enumerate(params)])
 
+    def of_several(self, params: PyTree, obs: jax.Array, actions: jax.Array) -> jax.Array:
+        """K actions at each observation: [B, S], [B, K, A] -> [count, B, K].
+
+        The first layer is linear, so what it makes of an observation is computed once, not K times.
+        """
+        values = []
+        for i, p in enumerate(params):
+            of_obs, of_action = jnp.split(p["layers_0"]["kernel"], [self.observation_dim])
+            hidden = (obs @ of_obs)[:, None] + actions @ of_action
+            values.append(self.mlp(i).after_first(p, hidden)[..., 0])
+        return jnp.stack(values)
+
     def first(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Q_1 alone: [..., S], [..., A] -> [...]."""
         return self.mlp(0).apply(params[0], jnp.concatenate([obs, action], axis=-1))[..., 0]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One trained number."""
+
+    value: float
+
+    def init(self, key: jax.Array) -> jax.Array:
+        """The start value."""
+        return jnp.asarray(self.value)
+
+    def apply(self, params: jax.Array) -> jax.Array:
+        """The number itself."""
+        return params

@@ -1,0 +1,217 @@
+"""CQL, Cal-QL and SSAR on CQL against the authors' recorded numbers, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segue.core.model import Adam
+from segue.core.types import Batch
+from segue.methods.cql import CQL, FLOOR_N, Draws, State, threshold_log_density
+from segue.methods.ssar import Annealed, CoefficientNet, CoefficientState, StateAdaptive
+from segue.nets.networks import Critics, Scalar
+from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian, tanh_gaussian_log_density
+from tests.golden_files import (
+    FIELDS,
+    Record,
+    assert_parameters,
+    assert_scalars,
+    cases,
+    hidden_sizes,
+    model,
+    twin,
+)
+
+UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
+CASES = cases("cql", "cql_*", "calql_*")
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Any:
+    with jax.enable_x64(True):
+        yield
+
+
+@dataclass(frozen=True)
+class WarmUpOnASample(CQL):
+    """The released plain CQL's fault: its cloning warm-up never looks at the data's actions (golden surprise 5).
+
+    The second fresh sample's noise comes in as a column of the batch.
+    """
+
+    def _log_likelihood(self, mean: jax.Array, log_std: jax.Array, batch: Batch) -> jax.Array:
+        return sample_tanh_gaussian(mean, log_std, batch.extras["warmup_noise"])[1]
+
+
+def limit(value: Any) -> float | None:
+    return None if value in ("inf", "-inf") else value
+
+
+def algorithm_of(h: dict[str, Any], step: int) -> CQL:
+    """The algorithm with the record's settings at update `step`."""
+    weight = h["conservative_weight"]
+    for start, value in h.get("conservative_weight_from_step", {}).items():
+        weight = value if step >= int(start) else weight
+    coefficient: Any = None
+    if "n_start" in h:
+        coefficient = StateAdaptive(
+            coefficient_learning_rate=h["coefficient_lr"],
+            n_start=h["n_start"],
+            n_end=h["n_end"],
+            threshold_update_interval=h["threshold_update_interval"],
+            mask_coefficient_loss=h["threshold_on_subset"],
+            mask_regularizer=h["constrain_subset_only"],
+        )
+        if h["online_steps"][step - 1] > 0:
+            coefficient = Annealed(coefficient, h["decay_steps"], shape="cosine")
+    plain = coefficient is None
+    return (WarmUpOnASample if plain and h["bc_warmup_steps"] else CQL)(
+        coefficient=coefficient,
+        conservative_weight=weight,
+        calibrate=step in h.get("calibrated_steps", []),
+        num_sampled_actions=h["num_sampled_actions"],
+        importance_sampling=h["importance_sampling"],
+        conservative_temperature=h["conservative_temperature"],
+        max_target_backup=h["max_target_backup"],
+        backup_entropy=h["backup_entropy"],
+        lagrange=h["lagrange"],
+        lagrange_gap=h["lagrange_gap"],
+        gap_clip_min=limit(h["gap_clip_min"]),
+        gap_clip_max=limit(h["gap_clip_max"]),
+        cloning_weight=0.5 if h.get("antmaze") else 0.0,
+        cloning_warmup_updates=h["bc_warmup_steps"],
+        automatic_temperature=h["automatic_temperature"],
+        temperature_multiplier=h["temperature_multiplier"],
+        target_entropy_per_dimension=h["target_entropy"] / h["action_dim"],
+        discount=h["discount"],
+        target_update_rate=h["target_update_rate"],
+        target_update_interval=h["target_update_interval"],
+    )
+
+
+def state_of(record: Record) -> State:
+    h, tree = record.hparams, record.tree("init")
+    critics, sizes = twin(tree, "critic"), (h["observation_dim"], h["action_dim"])
+    actor = {k: v for k, v in tree["actor"].items() if k.startswith("layers_")}
+    policy = TanhGaussianPolicy(*sizes, hidden_sizes(actor), trained_scale=True)
+    first, second = (hidden_sizes(params) for params in critics)
+    net = Critics(*sizes, first, layer_norm="norm_0" in critics[0], later_hidden_sizes=second)
+    beta: Any = ()
+    if "coefficient_net" in tree:
+        params = tree["coefficient_net"]
+        coefficient = CoefficientNet(sizes[0], hidden_sizes(params), h["conservative_weight"])
+        fitted = model(coefficient, params, Adam(h["coefficient_lr"], 0.5))
+        beta = CoefficientState(fitted, tree["threshold_n"], tree["threshold_frozen"] > 0, jnp.int32(0))
+    log_alpha = tree.get("log_alpha", jnp.zeros(()))
+    return State(
+        actor=model(policy, tree["actor"], Adam(h["actor_lr"])),
+        critic=model(net, critics, Adam(h["critic_lr"]), twin(tree, "target_critic")),
+        temperature=model(Scalar(0.0), log_alpha, Adam(h["temperature_lr"])),
+        multiplier=model(Scalar(1.0), tree["log_alpha_prime"], Adam(h["lagrange_lr"])),
+        beta=beta,
+        updates=jnp.int32(int(tree["total_steps"])),
+    )
+
+
+def batch_of(record: Record, step: int) -> Batch:
+    at = f"step_{step}"
+    extras = {
+        name: jnp.asarray(record[f"{at}/{key}"])
+        for name, key in (
+            ("trust", "batch/subset_mask"),
+            ("return_to_go", "batch/return_lower_bounds"),
+            ("warmup_noise", "draws/bc_warmup_log_prob_noise"),
+        )
+        if f"{at}/{key}" in record.file.files
+    }
+    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"{at}/batch/{field}"]) for field in FIELDS)
+    extras.setdefault("warmup_noise", jnp.zeros_like(action))  # after the warm-up its draw is not recorded
+    return Batch(obs, action, reward, next_obs, terminal, extras)
+
+
+def draws_of(record: Record, step: int) -> Draws:
+    draws = {name: jnp.asarray(record[f"step_{step}/draws/{name}"]) for name in record.names(f"step_{step}/draws")}
+    target = draws["target_next_policy_noise"]
+    names = ("uniform_actions", "current_policy_noise", "next_policy_noise")
+    return Draws(
+        draws["policy_noise"], target if target.ndim == 3 else target[:, None], *(draws[name] for name in names)
+    )
+
+
+def coefficient_scalars(h: dict[str, Any], before: State, after: State, batch: Batch) -> dict[str, Any]:
+    """What the record tells of the coefficient's step, from its parts: beta from before it, the actor after its own."""
+    mean, log_std = after.actor(batch.obs)
+    data = tanh_gaussian_log_density(jnp.arctanh(batch.action), mean, log_std)
+    data = jnp.maximum(data, threshold_log_density(mean, log_std, FLOOR_N))
+    threshold = threshold_log_density(mean, log_std, before.beta.n)
+    gap, beta = (data - threshold).mean(-1), before.beta.net(batch.obs)
+    found = {"threshold_log_prob_mean": threshold.mean(), "data_log_prob_mean": data.mean()}
+    for name, x in (("log_prob_gap", gap), ("coefficient", beta)):
+        found |= {f"{name}_min": x.min(), f"{name}_mean": x.mean(), f"{name}_max": x.max()}
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    record = Record(name)
+    h, s = record.hparams, state_of(record)
+    for step in range(1, h["num_steps"] + 1):
+        algorithm, batch = algorithm_of(h, step), batch_of(record, step)
+        online = h.get("online_steps", [0] * h["num_steps"])[step - 1]
+        if online > 0:  # N counts online updates: this update is number `online`
+            s = replace(s, beta=replace(s.beta, online_origin=jnp.int32(step - online)))
+        before = s
+        s, metrics = UPDATE(algorithm, s, batch, draws_of(record, step), True)
+
+        off = {"lagrange_loss": 0, "lagrange_multiplier": 0, "entropy_temperature_loss": 0}
+        scalars = off | metrics | {f"critic_{i}_data_mean": metrics[f"critic_{i}_mean"] for i in (1, 2)}
+        scalars["action_distance"] = metrics["action_distance"] / h["action_dim"] ** 0.5  # as the record has it
+        names = record.names(f"step_{step}/scalars")
+        if "return_to_go" in batch.extras:  # the rates are measured before the calibration, and without one too
+            rates = UPDATE(replace(algorithm, calibrate=True), before, batch, draws_of(record, step), True)[1]
+            scalars |= {name: value for name, value in rates.items() if name.endswith("below_bound_rate")}
+        if "log_prob_gap_mean" in names:
+            scalars |= coefficient_scalars(h, before, s, batch)
+        assert_scalars(record, f"step_{step}/scalars", scalars, names)
+        after = record.tree(f"step_{step}/after")
+        assert_parameters(s.actor.params, after["actor"], "actor")
+        assert_parameters(s.critic.params, twin(after, "critic"), "critic")
+        assert_parameters(s.critic.target, twin(after, "target_critic"), "target_critic")
+        if h["automatic_temperature"]:
+            assert_parameters(s.temperature.params, after["log_alpha"], "log_alpha")
+        assert_parameters(s.multiplier.params, after["log_alpha_prime"], "log_alpha_prime")
+        assert int(s.updates) == int(after["total_steps"])
+        if s.beta:
+            assert_parameters(s.beta.net.params, after["coefficient_net"], "coefficient_net")
+            assert abs(float(s.beta.n) - float(after["threshold_n"])) < 1e-12
+            assert bool(s.beta.frozen) == bool(after["threshold_frozen"])
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_networks_equal_the_probe(name: str) -> None:
+    record = Record(name)
+    s, batch = state_of(record), batch_of(record, 1)
+    mean, log_std = s.actor(batch.obs)
+    found = {"actor_pre_tanh_mean": mean}
+    found["critic_1_output"], found["critic_2_output"] = s.critic(batch.obs, batch.action)
+    several = s.critic.net.of_several(s.critic.params, batch.obs, jnp.stack([batch.action, -batch.action], 1))
+    np.testing.assert_allclose(several[:, :, 0], s.critic(batch.obs, batch.action), rtol=0, atol=1e-12)
+    if s.beta:
+        found["coefficient_output"] = s.beta.net(batch.obs)
+        found["data_action_log_prob"] = tanh_gaussian_log_density(jnp.arctanh(batch.action), mean, log_std)
+        found["threshold_action_log_prob"] = threshold_log_density(mean, log_std, s.beta.n)
+        found["floor_action_log_prob"] = threshold_log_density(mean, log_std, FLOOR_N)
+    for probe, value in found.items():
+        np.testing.assert_allclose(value, record[f"probe/{probe}"], rtol=0, atol=1e-10, err_msg=probe)
+    np.testing.assert_allclose(log_std, np.clip(record["probe/actor_log_std_unclipped"], -20, 2), rtol=0, atol=1e-10)
+
+
+def test_the_folder_holds_the_cases() -> None:
+    assert len(CASES) >= 12, "golden cases of CQL are missing in the folder that SEGUE_GOLDEN names"
