@@ -123,16 +123,16 @@ def _run(sweep: Sweep, grid: list[Cell], options: argparse.Namespace) -> int:
 
 
 def _print(table: list[Row], out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from segue.sweep.table import lines
 
-    head, *body = lines(table)
-    shown = Table(title=str(out), title_justify="left")
-    for number, name in enumerate(head):
-        shown.add_column(name, justify="left" if number < 2 else "right")
-    for line in body:
-        shown.add_row(*line)
-    Console().print(shown)
+    if not any(row.done for row in table):
+        return
+    text = lines(table)
+    widths = [max(len(line[i]) for line in text) for i in range(len(text[0]))]
+    for line in text:
+        padded = [
+            word.rjust(width) if i > 1 else word.ljust(width)
+            for i, (word, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(padded).rstrip())
     print(f"table: {out / 'table.md'}, {out / 'table.csv'}; every score: {out / 'results.json'}")
