@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.products import products_of
 from benchmarks.subjects import Job, subjects
 from segue.core.learn import learn
 from segue.core.types import Spec
@@ -66,7 +65,6 @@ class Row:
         quick = self.seconds(100) / 100
         rounds = max(1, min(updates // interval, int(limit / quick)))
         each = self.seconds(rounds) / (rounds * interval)
-        products = products_of(job.program.algorithm, job.state_of_one_seed, HOPPER, job.column_shapes)
         return {
             "method": self.name,
             "seeds": self.seeds,
@@ -76,7 +74,7 @@ class Row:
             "seconds_per_update_of_all_seeds": each,
             "updates_per_second": self.seeds / each,
             "seconds_for_a_million": MILLION * each,
-            "flop_per_update": sum(p.flop for p in products),
+            "flop_per_update": sum(p.flop for p in job.products()),
         }
 
 

@@ -55,7 +55,13 @@ def peer_of(subject: Subject, spec: Spec) -> Peer | None:
     if name == "iql":
         settings["value_encoder_factory"] = hidden_layers(state.value.net)
     if name in ("cql", "cal_ql"):
-        settings |= {"n_action_samples": algorithm.num_sampled_actions, "alpha_learning_rate": 0.0}
+        settings |= {
+            "n_action_samples": algorithm.num_sampled_actions,
+            "max_q_backup": algorithm.max_target_backup,
+            "soft_q_backup": algorithm.backup_entropy,
+            "alpha_learning_rate": 0.0,  # no Lagrange multiplier
+        }
+        differences.append("the target's action is the policy's mean there, a sample here")
     if name == "td3_bc":
         settings["update_actor_interval"] = algorithm.policy_update_interval
     return Peer(name, settings, tuple(differences))

@@ -26,8 +26,9 @@ import numpy as np
 from jax.extend.core import Literal as Constant
 from jax.interpreters import partial_eval
 
-from segue.core.algorithm import Algorithm
-from segue.core.types import Batch, PyTree, Spec
+from segue.core.learn import Program, one_update
+from segue.core.replay import Memory
+from segue.core.types import PyTree
 
 Role = Literal["forward", "weight_gradient", "input_gradient"]
 
@@ -64,24 +65,16 @@ def merged(products: Iterable[Product]) -> list[Product]:
     return [replace(p, count=count) for p, count in counts.items()]
 
 
-def products_of(
-    algorithm: Algorithm, state: PyTree, spec: Spec, columns: dict[str, tuple[int, ...]]
-) -> list[Product]:
+def products_of(program: Program, state: PyTree, memory: Memory) -> list[Product]:
     """The products of one update, on average over a round whose last update is the policy step.
 
-    `state` is one seed's (shapes suffice); `columns` gives the batch's extras and the shape of one row of each.
+    State and memory are one seed's; shapes suffice.
     """
-
-    def rows(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((algorithm.batch_size, *shape), jnp.float32)
-
-    obs, action = rows(spec.observation_dim), rows(spec.action_dim)
-    batch = Batch(obs, action, rows(), obs, rows(), {name: rows(*shape) for name, shape in columns.items()})
-    draws = jax.eval_shape(lambda: algorithm.draw(jax.random.key(0), spec))
-    interval = algorithm.policy_update_interval
+    interval = program.algorithm.policy_update_interval
 
     def of_steps(policy_step: bool, steps: int) -> list[Product]:
-        found = products_in(partial(algorithm.update, policy_step=policy_step), state, batch, draws)
+        update = partial(one_update, program, policy_step)
+        found = products_in(update, state, memory, jax.random.key(0), jnp.int32(0))
         return [replace(p, count=p.count * steps / interval) for p in found]
 
     return merged((of_steps(False, interval - 1) if interval > 1 else []) + of_steps(True, 1))

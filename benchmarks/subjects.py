@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.products import Product, products_of
 from segue.core.learn import Keys, Program, initial_state, learn, make_keys
 from segue.core.phases import Phase
+from segue.core.replay import Memory
 from segue.core.types import Batch, Models, PyTree, Spec
 from segue.recipes import METHODS
 from segue.replay_start import columns_of
@@ -57,7 +59,7 @@ class Job:
 
     @classmethod
     def prepare(cls, subject: Subject, spec: Spec, seeds: int) -> Job:
-        """Fresh networks, random rows."""
+        """Fresh networks, random rows (the loop itself looks up which action followed)."""
         keys = make_keys(tuple(range(seeds)), 0)
         models: Models = {}
         for phase in subject.before:
@@ -66,7 +68,7 @@ class Job:
         return cls(
             Program(algorithm, "offline", spec),
             initial_state(algorithm, models, spec, keys),
-            {name: synthetic_column(name, seeds) for name in columns_of(subject.phase)},
+            {name: synthetic_column(name, seeds) for name in columns_of(subject.phase) if name != "next_action"},
             keys,
             synthetic_rows(spec),
         )
@@ -76,15 +78,12 @@ class Job:
         """Those of `learn` but for the number of rounds."""
         return self.program, self.state, self.columns, self.keys.learn, self.offline, jnp.int32(0)
 
-    @property
-    def state_of_one_seed(self) -> PyTree:
-        """Shapes of the state without its seed axis."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.state)
-
-    @property
-    def column_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one row's extras."""
-        return {name: column.shape[2:] for name, column in self.columns.items()}
+    def products(self) -> list[Product]:
+        """Those of one update of one seed."""
+        state, columns = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (self.state, self.columns)
+        )
+        return products_of(self.program, state, Memory(self.offline, columns))
 
     def train(self, rounds: int) -> None:
         """`rounds` rounds of `policy_update_interval` updates of every seed in one fused call; returns when done."""

@@ -14,7 +14,6 @@ import jax
 
 from benchmarks.clock import Clock, best_of
 from benchmarks.matrix_rate import matrix_rate
-from benchmarks.products import products_of
 from benchmarks.subjects import Job, subjects
 from segue.core.types import Spec
 
@@ -35,7 +34,7 @@ def updates_per_second(job: Job, clock: Clock, trial_seconds: float = SECONDS_PE
 def measure(name: str, spec: Spec, seeds: int, clock: Clock) -> dict[str, Any]:
     """One row: the products are counted, then the update and its products are timed."""
     job = Job.prepare(subjects()[name], spec, seeds)
-    products = products_of(job.program.algorithm, job.state_of_one_seed, spec, job.column_shapes)
+    products = job.products()
     rate = updates_per_second(job, clock)
     mix = matrix_rate(products, seeds, clock)
     return {

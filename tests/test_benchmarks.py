@@ -10,7 +10,7 @@ from jax import lax
 
 from benchmarks.matrix_rate import matrix_rate, repeat
 from benchmarks.peer import PEERS, peer_of
-from benchmarks.products import Product, products_in, products_of
+from benchmarks.products import Product, products_in
 from benchmarks.subjects import Job, Subject, subjects
 from benchmarks.updates import updates_per_second
 from segue.core.phases import Phase
@@ -29,16 +29,15 @@ SMALL = TD3BC(hidden_sizes=(4, 4), batch_size=8)
 SMALL_SSAR = replace(SMALL, critic_layer_norm=True, coefficient=StateAdaptive(coefficient_hidden_sizes=(3, 3, 3)))
 
 
-def products(algorithm, spec=TINY, columns=("trust",)):
-    state = jax.eval_shape(lambda: algorithm.init({}, spec, jax.random.key(0)))
-    return products_of(algorithm, state, spec, dict.fromkeys(columns, ()))
+def prepare(algorithm, spec=TINY, seeds=1):
+    return Job.prepare(Subject("tested", "tested", Phase("offline", algorithm, 1)), spec, seeds)
 
 
 @pytest.mark.parametrize(
     ("algorithm", "policy_step"), [(SMALL, POLICY_STEP), (SMALL_SSAR, POLICY_STEP + COEFFICIENT)], ids=["plain", "ssar"]
 )
 def test_counted_flop_of_an_update(algorithm, policy_step):
-    assert sum(p.flop for p in products(algorithm)) == CRITIC_STEP + policy_step / 2
+    assert sum(p.flop for p in prepare(algorithm).products()) == CRITIC_STEP + policy_step / 2
 
 
 # By hand at the paper's size on Hopper, as published before the counting was automatic.
@@ -48,7 +47,7 @@ def test_counted_flop_of_an_update(algorithm, policy_step):
     ids=["plain", "ssar"],
 )
 def test_counted_flop_at_the_papers_size(algorithm, flop):
-    assert sum(p.flop for p in products(algorithm, Spec(11, 3))) == flop
+    assert sum(p.flop for p in prepare(algorithm, Spec(11, 3)).products()) == flop
 
 
 def test_forms_of_a_layer():
@@ -102,9 +101,9 @@ def test_the_rate_of_a_mix_is_its_flop_over_its_time(monkeypatch):
 
 
 def test_a_row_end_to_end():
-    job = Job.prepare(Subject("small", "small", Phase("offline", SMALL_SSAR, 1)), TINY, seeds=2)
+    job = prepare(SMALL_SSAR, seeds=2)
     assert updates_per_second(job, "wall", trial_seconds=0.01) > 0
-    assert products_of(SMALL_SSAR, job.state_of_one_seed, TINY, job.column_shapes) == products(SMALL_SSAR)
+    assert job.products() == prepare(SMALL_SSAR).products()
 
 
 def test_every_method_is_measured_and_every_peer_has_a_method():
