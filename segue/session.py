@@ -25,7 +25,7 @@ from segue.replay_start import PhaseData, phase_data
 from segue.run_folder import RunFolder
 from segue.stop import Diverged, Interrupted, StopSignals
 from segue.tensorboard import TensorBoard
-from segue.workers import Averages, OfflineWorker, OnlineWorker, Worker
+from segue.workers import OfflineWorker, OnlineWorker, Worker
 
 DIVERGENCE_FACTOR = 10.0  # times max |reward| / (1 - discount), beyond which no value estimate makes sense
 SMALLEST_REWARD_SCALE = 1.0  # for that bound: networks begin with values of their own, whatever the rewards are
@@ -228,7 +228,7 @@ class Session:
             for episode in worker.advance(until, self.stop.requested):
                 self.folder.log({"kind": "episode", "phase": phase.name} | episode)
             progress.at(worker.step)
-            self._check(phase, worker, data.reward_scale)
+            self._check(phase, worker, data.reward_scale or 0.0)
             if worker.step >= next_log or worker.step >= phase.steps:
                 self._log(phase, worker, data, record.wall_time_s)
                 next_log += log_interval
@@ -299,22 +299,28 @@ class Session:
         if self.tensorboard is not None:
             self.tensorboard.write(line, self.steps_before + line["step"])
 
-    def _check(self, phase: Phase, worker: Worker, reward_scale: float | None) -> None:
-        """Raise Diverged for NaN, infinity, or values that the rewards cannot make."""
-        averages: Averages = worker.metrics.peek() | worker.vitals()
-        limit = np.inf
-        if reward_scale is not None:
-            limit = DIVERGENCE_FACTOR * max(reward_scale, SMALLEST_REWARD_SCALE) / (1 - phase.algorithm.discount)
-        for name, values in averages.items():
-            bad = ~np.isfinite(values) if name != "critic_1_mean" else ~(np.abs(values) <= limit)
-            if bad.any():
-                k = int(np.argmax(bad))
-                latest = self.folder.latest()
-                kept = f"the last good checkpoint is {latest}" if latest else "no checkpoint was made yet"
-                raise Diverged(
-                    f"phase '{phase.name}' diverged before step {worker.step:,}: {name} of seed {self.seeds[k]} is "
-                    f"{values[k]:.4g}; {kept}. Try a lower learning rate or --critic-layer-norm"
-                )
+    def _check(self, phase: Phase, worker: Worker, reward_scale: float) -> None:
+        """Raise Diverged for NaN, infinity, or values that no reward so far can make.
+
+        It comes after every call and before whatever uses or saves the state that the call made.
+        """
+        largest = max(reward_scale, worker.largest_reward(), SMALLEST_REWARD_SCALE)
+        limit = DIVERGENCE_FACTOR * largest / (1 - phase.algorithm.discount)
+        for averages in (worker.metrics.peek(), worker.metrics.latest, worker.vitals()):
+            for name, values in averages.items():
+                bad = ~np.isfinite(values) if name != "critic_1_mean" else ~(np.abs(values) <= limit)
+                if bad.any():
+                    k = int(np.argmax(bad))
+                    raise Diverged(self._diagnosis(phase, worker, f"{name} of seed {self.seeds[k]} is {values[k]:.4g}"))
+
+    def _diagnosis(self, phase: Phase, worker: Worker, what: str) -> str:
+        latest = self.folder.latest()
+        kept = f"the last good checkpoint is {latest}" if latest else "no checkpoint was made yet"
+        stable = " or --critic-layer-norm" if getattr(phase.algorithm, "critic_layer_norm", True) is False else ""
+        return (
+            f"phase '{phase.name}' diverged before step {worker.step:,}: {what}; {kept}. To go on from there would "
+            f"diverge again: start a new run with a lower learning rate{stable}"
+        )
 
     def _save(self, number: int, worker: Worker) -> None:
         self.saves += 1

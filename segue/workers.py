@@ -27,11 +27,13 @@ class Averager:
     def __init__(self) -> None:
         self.sums: Averages = {}
         self.weight = 0.0
+        self.latest: Averages = {}  # of the last `add` alone: what begins to diverge is soon lost in a mean
 
     def add(self, metrics: Metrics, weight: float) -> None:
         """Count in the mean `metrics` of `weight` rounds."""
-        for name, value in jax.device_get(metrics).items():
-            self.sums[name] = self.sums.get(name, 0.0) + np.asarray(value, np.float64) * weight
+        self.latest = {name: np.asarray(value, np.float64) for name, value in jax.device_get(metrics).items()}
+        for name, value in self.latest.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * weight
         self.weight += weight
 
     def peek(self) -> Averages:
@@ -65,9 +67,14 @@ class Worker(ABC):
     def advance(self, until: int, stop: Callable[[], bool]) -> list[dict[str, Any]]:
         """Go on towards step `until`, at most about `CALL_SECONDS`; the training episodes that ended."""
 
-    @abstractmethod
     def vitals(self) -> Averages:
-        """What must be finite beside the metrics."""
+        """What must be finite beside the metrics, which are of the state before its last update."""
+        leaves = [np.asarray(x) for x in jax.tree.leaves(self.state) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return {"largest parameter": np.max([np.abs(x).reshape(len(x), -1).max(1, initial=0.0) for x in leaves], axis=0)}
+
+    def largest_reward(self) -> float:
+        """The largest |reward| met beside the dataset's."""
+        return 0.0
 
     @abstractmethod
     def tree(self) -> PyTree:
@@ -126,10 +133,6 @@ class OfflineWorker(Worker):
         self.step += rounds * interval
         return []
 
-    def vitals(self) -> Averages:
-        """Nothing: the metrics tell all."""
-        return {}
-
     def tree(self) -> PyTree:
         """The state."""
         return {"state": self.state}
@@ -171,7 +174,11 @@ class OnlineWorker(Worker):
 
     def vitals(self) -> Averages:
         """The action to execute next: the simulator must not get one that is no number."""
-        return {"action": np.abs(self.loop.action).mean(-1)}
+        return super().vitals() | {"action": np.abs(self.loop.action).mean(-1)}
+
+    def largest_reward(self) -> float:
+        """Of the environment so far."""
+        return float(np.abs(np.asarray(self.loop.rows.reward)).max())
 
     def _used(self) -> int:
         return min(self.loop.env_step, self.loop.rows.reward.shape[1])

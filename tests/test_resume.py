@@ -11,8 +11,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import segue
 from segue import checkpoint
@@ -251,8 +253,53 @@ def test_diverging_values_stop_the_run_and_keep_the_last_good_checkpoint(
     assert "critic_1_mean of seed 0" in message or "critic_loss of seed 0" in message
     kept = RunFolder.open(run).latest()
     assert kept is not None and str(kept) in message
-    checkpoint.check_whole(kept)
+    assert "To go on from there would diverge again: start a new run with a lower learning rate or" in message
     assert not (run / "models").exists()
+    assert_good(kept)
+    assert main(["evaluate", str(run), "--episodes", "1"]) == 2
+    assert "no finished phase to use" in capsys.readouterr().err
+    assert main(["resume", str(run), "--quiet"]) == 3  # the same numbers again, to the same end
+    again, first = capsys.readouterr().err.split(";")[0], message.split(";")[0]
+    assert again == first.replace("segue train", "segue resume")
+
+
+def assert_good(saved: Path) -> None:
+    """The checkpoint is whole, and every number in it is one."""
+    checkpoint.check_whole(saved)
+    with safe_open(saved / checkpoint.ARRAYS, framework="numpy") as file:
+        assert all(np.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
+
+
+def test_diverging_values_online_stop_the_run_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a dataset, values are judged by the rewards of the environment so far (1 here: at most 1,000)."""
+    run = tmp_path / "run"
+    settings = {"critic_learning_rate": 3.0, "hidden_sizes": (32, 32), "batch_size": 32, "warmup_steps": 50}
+    words = options(OFTEN | settings | {"online_eval_interval": 5000, "result_episodes": 1, "steps": 2000, "out": run})
+    assert main(["train", "td3", "--env", ENVIRONMENT, *words, "--quiet"]) == 3
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1 and "critic_1_mean of seed 0 is" in message
+    kept = RunFolder.open(run).latest()
+    assert kept is not None and str(kept) in message
+    assert_good(kept)
+    assert not (run / "models").exists()
+
+
+def test_a_last_step_to_nan_is_seen_though_its_metrics_are_of_the_state_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segue.workers import OfflineWorker
+
+    advance = OfflineWorker.advance
+
+    def to_nan(self: OfflineWorker, *arguments: Any) -> list[dict[str, Any]]:
+        episodes = advance(self, *arguments)
+        self.state = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, self.state)
+        return episodes
+
+    monkeypatch.setattr(OfflineWorker, "advance", to_nan)
+    with pytest.raises(Diverged, match=r"largest parameter of seed 0 is nan; the last good checkpoint is .*000001"):
+        train(pendulum_data(), tmp_path / "run")
+    assert not (tmp_path / "run" / "models").exists()
 
 
 def test_nan_online_never_reaches_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
