@@ -19,6 +19,7 @@ from segue.core.learn import act_greedily, initial_state, make_keys
 from segue.core.phases import Phase, check
 from segue.core.types import Models, Spec
 from segue.data import Dataset, load_dataset
+from segue.data.prepare import return_range_scale
 from segue.data.validate import check_environment
 from segue.environment import Environment, EnvironmentMaker, flatten
 from segue.errors import UserError
@@ -26,6 +27,7 @@ from segue.preparation import Preparation
 from segue.recipes import recipe_type
 from segue.recipes.base import Recipe
 from segue.run_folder import RunFolder
+from segue.selection import DEFAULT_EPISODE_LIMIT
 from segue.session import Evaluation, Session
 from segue.settings import as_dict, flat, from_dict
 
@@ -199,13 +201,7 @@ def execute(
         first_phase = len(all_phases(parent))
     else:
         spec = _spec(dataset, environment, config["environment_kwargs"])
-        recipe = recipe_of(config["offline"] or config["online"])
-        scale = (recipe.reward_scale, recipe.reward_bias)
-        if dataset is not None:
-            preparation = Preparation.of_dataset(dataset.observations, recipe.normalize_observations, *scale)
-        else:
-            identity = Preparation.identity(spec.observation_dim)
-            preparation = replace(identity, reward_scale=scale[0], reward_bias=scale[1])
+        preparation = preparation_of(recipe_of(config["offline"] or config["online"]), dataset, spec)
     if environment is not None:
         check_fit(dataset, spec, environment, config["environment_kwargs"])
     session = Session(
@@ -223,6 +219,25 @@ def execute(
         quiet=quiet,
     )
     return session.run()
+
+
+def preparation_of(recipe: Recipe, dataset: Dataset | None, spec: Spec) -> Preparation:
+    """What a run does to observations and rewards. Raises UserError if there is no range of returns to scale by."""
+    scale, bias = recipe.reward_scale, recipe.reward_bias
+    if recipe.reward_scale_by_return_range:
+        option = "--reward-scale-by-return-range"
+        if dataset is None:
+            raise UserError(f"{option} needs a dataset: give one with --dataset, or set --reward-scale")
+        limit = dataset.max_episode_steps or DEFAULT_EPISODE_LIMIT
+        try:
+            scale *= return_range_scale(dataset.rewards, dataset.terminated, limit)
+        except (ValueError, ZeroDivisionError):
+            raise UserError(
+                f"{option}: the dataset has no two whole episodes of different returns: set --reward-scale instead"
+            ) from None
+    if dataset is None:
+        return replace(Preparation.identity(spec.observation_dim), reward_scale=scale, reward_bias=bias)
+    return Preparation.of_dataset(dataset.observations, recipe.normalize_observations, scale, bias)
 
 
 def for_seeds(models: Models, have: tuple[int, ...], want: tuple[int, ...]) -> Models:

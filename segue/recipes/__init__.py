@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from segue.errors import UserError
+from segue.recipes.awac import AWACRecipe
 from segue.recipes.base import Recipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
+from segue.recipes.iql import IQLRecipe
 from segue.recipes.td3_bc import SSARRecipe, TD3BCRecipe
 from segue.settings import with_changes
 
 METHODS: dict[str, type[Recipe]] = {
     "td3_bc": TD3BCRecipe,
     "td3_bc_ssar": SSARRecipe,
+    "iql": IQLRecipe,
+    "awac": AWACRecipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
 }
