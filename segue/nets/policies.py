@@ -20,12 +20,14 @@ class DeterministicPolicy:
     observation_dim: int
     action_dim: int
     hidden_sizes: tuple[int, ...]
+    last_initializer: Initializer | None = None
     kind = "deterministic"
 
     @property
     def mlp(self) -> MLP:
         """The network under the tanh."""
-        return MLP((self.observation_dim, *self.hidden_sizes, self.action_dim))
+        sizes = (self.observation_dim, *self.hidden_sizes, self.action_dim)
+        return MLP(sizes, last_initializer=self.last_initializer)
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""
