@@ -5,8 +5,11 @@ from __future__ import annotations
 from segue.errors import UserError
 from segue.recipes.awac import AWACRecipe
 from segue.recipes.base import Recipe
+from segue.recipes.bc import BCRecipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
 from segue.recipes.iql import IQLRecipe
+from segue.recipes.rebrac import ReBRACRecipe
+from segue.recipes.spot import SPOTRecipe
 from segue.recipes.td3_bc import SSARRecipe, TD3BCRecipe
 from segue.settings import with_changes
 
@@ -15,6 +18,9 @@ METHODS: dict[str, type[Recipe]] = {
     "td3_bc_ssar": SSARRecipe,
     "iql": IQLRecipe,
     "awac": AWACRecipe,
+    "bc": BCRecipe,
+    "spot": SPOTRecipe,
+    "rebrac": ReBRACRecipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
 }
