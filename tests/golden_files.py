@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
-from segue.core.types import Batch, PyTree
+from segue.core.types import Batch, PyTree, Spec
 
 FOLDER = Path(os.environ.get("SEGUE_GOLDEN", Path(__file__).parent / "golden"))
 SCALAR_TOLERANCE, PARAMETER_TOLERANCE = 1e-8, 1e-9  # float64, as the record's README asks
@@ -86,6 +89,15 @@ def hidden_sizes(params: PyTree) -> tuple[int, ...]:
 def model(net: Any, params: PyTree, optimizer: Adam, target: PyTree = None) -> Model:
     """A model in the recorded start state, with an empty optimizer."""
     return Model(params, target, optimizer.transform().init(params), net, optimizer)
+
+
+def explored(algorithm: Algorithm, params: PyTree, obs: np.ndarray, noise: np.ndarray) -> jax.Array:
+    """What the algorithm does online with recorded parameters of its actor and a recorded draw, in float32."""
+    fresh = algorithm.init({}, Spec(5, 2), jax.random.key(0))
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    state = replace(fresh, actor=replace(fresh.actor, params=params))
+    with patch.object(jax.random, "normal", lambda key, shape: jnp.asarray(noise).reshape(shape)):
+        return algorithm.act(state, jnp.asarray(obs), jax.random.key(0), True)
 
 
 def assert_scalars(record: Record, prefix: str, metrics: dict[str, Any], names: list[str] | None = None) -> None:

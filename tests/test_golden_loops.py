@@ -1,12 +1,13 @@
-"""Whole runs of SSAR on TD3+BC against the record, from the raw dataset to the last environment step.
+"""Whole runs of methods against the record, from the raw dataset to the last environment step.
 
 The environment replays the recorded observations, rewards and endings; the algorithm acts as recorded and writes down
-what reaches it. What the networks then learn is the stepping cases' business (test_golden_td3bc.py).
+what reaches it. What the networks then learn is the stepping cases' business (test_golden_td3bc.py and its like).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,21 @@ from segue.core.types import Batch, Metrics, Models, Spec
 from segue.data import Dataset, load_dataset
 from segue.data.prepare import return_range_scale
 from segue.environment import Environment
+from segue.methods.awac import AWAC
+from segue.methods.iql import IQL
 from segue.methods.ssar import Annealed, StateAdaptive
 from segue.methods.td3_bc import TD3BC
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
+from segue.recipes.awac import AWACRecipe
+from segue.recipes.iql import IQLRecipe
 from segue.replay_start import PhaseData, phase_data
-from tests.golden_files import FIELDS, Record, assert_batch, cases, recorded_batch
+from tests.golden_files import FIELDS, Record, assert_batch, cases, explored, recorded_batch
 
 FLOAT32 = 1e-5  # relative, as the record's README asks of float32 quantities
 SPEC = Spec(5, 2)
 UPDATES = 32  # room for more updates than any record has
+LEARNING_RATE = "actor_learning_rate"
 GATHER = jax.jit(gather, static_argnums=0)
 
 
@@ -67,7 +73,7 @@ class Diary:
 
     obs: jax.Array  # [T, S] the recorded observations
     action: jax.Array  # [T, A] and the actions taken there
-    host: Any  # the state that TD3+BC would have
+    host: Any  # the state that the method would have
     seen: dict[str, jax.Array]  # [UPDATES, ...]
     updates: jax.Array
 
@@ -76,12 +82,17 @@ class Diary:
 class Recorder(Algorithm[Diary]):
     """Acts by the record, learns nothing."""
 
-    host: TD3BC
+    host: Algorithm
     steps: int
+    factor: Callable[[Any, jax.Array], jax.Array]  # of the method's state at update t (from 1): what its schedule says
     batch_size: int = 4
     discount: float = 0.99
-    policy_update_interval: int = 2
-    coefficient: Any = field(default=None)
+    policy_update_interval: int = 1
+
+    @property
+    def coefficient(self) -> Any:
+        """The method's, which asks for columns of the rows."""
+        return getattr(self.host, "coefficient", None)
 
     def init(self, models: Models, spec: Spec, key: jax.Array) -> Diary:
         seen = {
@@ -98,8 +109,7 @@ class Recorder(Algorithm[Diary]):
 
     def update(self, s: Diary, batch: Batch, draws: Any, policy_step: bool) -> tuple[Diary, Metrics]:
         k, updates = s.updates - s.host.updates, s.updates + 1
-        entry = {"policy_step": policy_step, "reward": batch.reward}
-        entry["factor"] = jnp.asarray(self.coefficient.factor(s.host.beta, updates))
+        entry = {"policy_step": policy_step, "reward": batch.reward, "factor": self.factor(s.host, updates)}
         seen = {name: column.at[k].set(entry[name]) for name, column in s.seen.items()}
         return replace(s, seen=seen, updates=updates), {}
 
@@ -120,13 +130,14 @@ def load(record: Record, folder: Path) -> Dataset:
 
 def prepare(record: Record, dataset: Dataset) -> Preparation:
     """Rewards as the record scales them: by the range of returns, or shifted by -1 where they are sparse."""
+    normalize = record.hparams["normalise_observations"]
     if record.hparams["environment"] == "antmaze":
-        return Preparation.of_dataset(dataset.observations, True, 1.0, -1.0)
+        return Preparation.of_dataset(dataset.observations, normalize, 1.0, -1.0)
     scale = return_range_scale(dataset.rewards, dataset.terminated, 1000)
-    return Preparation.of_dataset(dataset.observations, True, scale, 0.0)
+    return Preparation.of_dataset(dataset.observations, normalize, scale, 0.0)
 
 
-def phases(record: Record, inherit: bool) -> tuple[Phase, Phase]:
+def ssar_phases(record: Record, inherit: bool) -> tuple[Phase, Phase]:
     """The recorded run as we would ask for it."""
     h = record.hparams
     selection = Selection("success", failure_reward=-1.0)
@@ -143,12 +154,52 @@ def phases(record: Record, inherit: bool) -> tuple[Phase, Phase]:
         steps=h["online_steps"],
         batch_size=h["batch_size"],
         policy_update_interval=h["policy_update_interval_online"],
-        coefficient=annealed,
+        factor=lambda s, updates: jnp.asarray(annealed.factor(s.beta, updates)),
     )
     return (
         Phase("offline", host, h["offline_steps"], selection=selection),
         Phase("online", algorithm, online=online, selection=selection, replay_drop_last=True),
     )
+
+
+def iql_phases(record: Record) -> tuple[Phase, Phase]:
+    """As recorded, with the cosine that goes on; the factor is the actor's learning rate."""
+    h = record.hparams
+    algorithm = IQL(
+        cosine_updates=None,
+        deterministic_actor=h["deterministic_actor"],
+        actor_learning_rate=h["actor_lr"],
+        online_action_noise=h["exploration_noise_std"],
+        online_action_noise_clip=h["exploration_noise_clip"],
+        hidden_sizes=(16, 16),
+    )
+    recipe = IQLRecipe(algorithm=algorithm, online_actor_schedule="torch_cosine_continue")
+    host: Any = recipe.online_phase(h["online_steps"]).algorithm
+
+    def factor(s: Any, updates: jax.Array) -> jax.Array:
+        return h["actor_lr"] * host.actor_rate(replace(s, updates=updates - 1), jnp.zeros(1))
+
+    return watched(record, recipe.offline_phases(h["offline_steps"])[0], recipe.online_phase(h["online_steps"]), factor)
+
+
+def awac_phases(record: Record) -> tuple[Phase, Phase]:
+    """As recorded."""
+    h, recipe = record.hparams, AWACRecipe(algorithm=AWAC(hidden_sizes=(16, 16, 16)))
+    return watched(record, recipe.offline_phases(h["offline_steps"])[0], recipe.online_phase(h["online_steps"]))
+
+
+def watched(
+    record: Record,
+    offline: Phase,
+    online: Phase,
+    factor: Callable[[Any, jax.Array], jax.Array] = lambda s, updates: jnp.ones(()),
+) -> tuple[Phase, Phase]:
+    """A recipe's phases, the online one's algorithm replaced by the recorder."""
+    h: dict[str, Any] = record.hparams
+    recorder: Any = Recorder(
+        online.algorithm, h["online_steps"], factor, h["batch_size"], 0.99, online.algorithm.policy_update_interval
+    )
+    return offline, replace(online, algorithm=recorder)
 
 
 def loop_of(record: Record, phase: Phase, data: PhaseData, preparation: Preparation) -> OnlineLoop:
@@ -164,7 +215,7 @@ def loop_of(record: Record, phase: Phase, data: PhaseData, preparation: Preparat
         environments=[Environment(lambda: gym.wrappers.TimeLimit(Script(record, preparation), h["max_episode_steps"]))],
         preparation=preparation,
         state=replace(state, **script),
-        rows=jax.tree.map(lambda x: x[None], empty_rows(SPEC, h["online_steps"], ("trust",))),
+        rows=jax.tree.map(lambda x: x[None], empty_rows(SPEC, h["online_steps"], tuple(data.columns))),
         columns={name: jnp.asarray(flags) for name, flags in data.columns.items()},
         offline=data.rows,
         keys=keys,
@@ -173,12 +224,17 @@ def loop_of(record: Record, phase: Phase, data: PhaseData, preparation: Preparat
     )
 
 
+def of_seed_0(data: PhaseData) -> dict[str, np.ndarray]:
+    """Its columns of the offline rows."""
+    return {name: flags[0] for name, flags in data.columns.items()}
+
+
 def pooled(data: PhaseData, rows: Batch, size: int) -> Batch:
     """Offline rows, then the ring's live ones."""
     live = jax.tree.map(lambda x: np.asarray(x[0, :size]), rows)
     if data.rows is None:
         return live
-    offline = data.rows._replace(extras={"trust": data.columns["trust"][0]})
+    offline = data.rows._replace(extras=of_seed_0(data))
     return jax.tree.map(lambda a, b: np.concatenate([a, b]), offline, live)
 
 
@@ -193,21 +249,26 @@ def check_stored_row(record: Record, loop: OnlineLoop, step: int) -> None:
     np.testing.assert_allclose(script.taken[step], record["online/action"][step], rtol=0, atol=1e-7)
 
 
-def check_batch(record: Record, loop: OnlineLoop, data: PhaseData, k: int) -> None:
+def check_batch(record: Record, phase: Phase, loop: OnlineLoop, data: PhaseData, k: int) -> None:
     """The recorded indices of online update `k` name the recorded batch, out of as many rows as recorded."""
     at = "updates/online"
-    replay = record.hparams["buffer_start"]
+    assert phase.online is not None
+    replay = phase.online.replay
     size = np.int32(loop.env_step)
     offline = 0 if data.rows is None else len(data.rows.reward)
     ranges = {"half": [size, offline], "none": [size]}.get(replay, [size + offline])
     assert record[f"{at}/index_range"][k].tolist() == ranges
     ring = Ring(jax.tree.map(lambda x: x[0], loop.rows), jnp.asarray(size))
-    memory = Memory(data.rows, {"trust": jnp.asarray(data.columns["trust"][0])}, ring)
+    memory = Memory(data.rows, {name: jnp.asarray(flags) for name, flags in of_seed_0(data).items()}, ring)
     indices = [record[f"{at}/{name}"][k] for name in ("indices_0", "indices_1") if f"{at}/{name}" in record.file.files]
-    batch = GATHER(MIXES[replay], memory, np.concatenate(indices))
+    same_rows(GATHER(MIXES[replay], memory, np.concatenate(indices)), record, at, k)
+
+
+def same_rows(batch: Batch, record: Record, at: str, k: int) -> None:
+    """`batch` is the recorded one of update `k`."""
     want = jax.tree.map(lambda x: x[k], recorded_batch(record, f"{at}/batch"))
     for got, expected in zip(jax.tree.leaves(batch), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=FLOAT32, atol=FLOAT32 / 10, err_msg=f"update {k}")
+        np.testing.assert_allclose(got, expected, rtol=FLOAT32, atol=FLOAT32 / 10, err_msg=f"{at} {k}")
 
 
 @pytest.mark.parametrize("name", cases("loop_td3bc_sa_*"))
@@ -219,10 +280,10 @@ def test_loop_equals_the_record(name: str, tmp_path: Path, capsys: pytest.Captur
     np.testing.assert_allclose(preparation.mean, record["normalisation/mean"], rtol=FLOAT32, atol=FLOAT32 / 10)
     np.testing.assert_allclose(preparation.std, record["normalisation/std"], rtol=FLOAT32)
 
-    offline, online = phases(record, inherit=True)
+    offline, online = ssar_phases(record, inherit=True)
     start = phase_data(offline, dataset, preparation, {}, seeds=1)
     assert start.rows is not None
-    flagged = start.rows._replace(extras={"trust": start.columns["trust"][0]})
+    flagged = start.rows._replace(extras=of_seed_0(start))
     assert_batch(start.rows, record, "prepared", FLOAT32)
     assert_batch(flagged, record, "offline_start/buffer", FLOAT32)
 
@@ -231,37 +292,92 @@ def test_loop_equals_the_record(name: str, tmp_path: Path, capsys: pytest.Captur
     if h["buffer_start"] != "half":  # there the record's is the online buffer, empty like our ring
         assert_batch(pooled(data, loop.rows, 0), record, "online_start/buffer", FLOAT32)
 
+    updates = check_course(record, online, loop, data)
+    np.testing.assert_array_equal(loop.rows.extras["trust"][0], record["online/subset_mask"])
+    final = pooled(data, loop.rows, 0 if h["buffer_start"] in ("half", "none") else h["online_steps"])
+    if h["buffer_start"] == "none":  # the untouched offline buffer, which we drop
+        final = flagged
+    assert_batch(final, record, "final/offline_buffer", FLOAT32)
+    steps = record["updates/online/online_steps_argument"]
+    factors = 1 - steps / h["decay_steps"] if h["decay_steps"] > 0 else np.ones(len(updates))
+    total = h["offline_steps"] + np.arange(1, len(updates) + 1)  # never reset: the switch does not shift policy steps
+    flags = total % record["updates/online/policy_update_interval"] == 0
+    check_what_the_algorithm_saw(record, loop.state, factors, flags, pooled(data, loop.rows, h["online_steps"]))
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
+
+
+def check_course(record: Record, phase: Phase, loop: OnlineLoop, data: PhaseData) -> list[int]:
+    """Every step's row and every update's batch are the record's; the environment steps at which it updates."""
     loop.begin()
-    updates = record["updates/online/env_steps_so_far"].tolist()
-    for step in range(h["online_steps"]):
+    updates: list[int] = record["updates/online/env_steps_so_far"].tolist()
+    for step in range(record.hparams["online_steps"]):
         made = loop.updates
         loop.advance(lambda: False, step + 1)
         check_stored_row(record, loop, step)
         due = updates.count(step + 1)
         assert loop.updates - made == due
         if due:
-            check_batch(record, loop, data, updates.index(step + 1))
-    np.testing.assert_array_equal(loop.rows.extras["trust"][0], record["online/subset_mask"])
-    final = pooled(data, loop.rows, 0 if h["buffer_start"] in ("half", "none") else h["online_steps"])
-    if h["buffer_start"] == "none":  # the untouched offline buffer, which we drop
-        final = flagged
-    assert_batch(final, record, "final/offline_buffer", FLOAT32)
-    check_what_the_algorithm_saw(record, loop.state, len(updates), pooled(data, loop.rows, h["online_steps"]))
+            check_batch(record, phase, loop, data, updates.index(step + 1))
+    return updates
+
+
+def check_what_the_algorithm_saw(
+    record: Record, diary: Diary, factors: np.ndarray, policy_steps: np.ndarray, rows: Batch
+) -> None:
+    """Number of updates, factor of the schedule, policy steps, and that batches hold stored rows."""
+    count = len(factors)
+    seen = {name: np.asarray(x[0]) for name, x in diary.seen.items()}
+    assert int(diary.updates[0]) == record.hparams["offline_steps"] + count
+    np.testing.assert_allclose(seen["factor"][:count], factors, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(seen["policy_step"][:count], policy_steps)
+    assert np.isin(seen["reward"][:count], np.asarray(rows.reward)).all()
+
+
+@pytest.mark.parametrize("name", cases("loop_iql_*", "loop_awac_*"))
+def test_baseline_loop_equals_the_record(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One buffer of all the data and the new rows, an update at every step, no warm-up."""
+    record = Record(name)
+    h = record.hparams
+    dataset = load(record, tmp_path)
+    preparation = prepare(record, dataset)
+    np.testing.assert_allclose(preparation.mean, record["normalisation/mean"], rtol=FLOAT32, atol=FLOAT32 / 10)
+    np.testing.assert_allclose(preparation.std, record["normalisation/std"], rtol=FLOAT32)
+    offline, online = (iql_phases if "iql" in name else awac_phases)(record)
+    start = phase_data(offline, dataset, preparation, {}, seeds=1)
+    assert start.rows is not None
+    assert_batch(start.rows, record, "prepared", FLOAT32)
+    rates = record[f"updates/offline/{LEARNING_RATE}"] if "iql" in name else np.ones(h["offline_steps"])
+    for k in range(h["offline_steps"]):
+        assert record["updates/offline/index_range"][k].tolist() == [len(start.rows.reward)]
+        indices = record["updates/offline/indices_0"][k]
+        same_rows(GATHER("offline", Memory(start.rows, {}), indices), record, "updates/offline", k)
+    if isinstance(offline.algorithm, IQL):
+        state = offline.algorithm.init({}, SPEC, jax.random.key(0))
+        found = [offline.algorithm.actor_rate(replace(state, updates=jnp.int32(k)), jnp.zeros(1)) for k in range(3)]
+        np.testing.assert_allclose(h["actor_lr"] * np.asarray(found), rates, rtol=0, atol=1e-9)
+
+    data = phase_data(online, dataset, preparation, {}, seeds=1)
+    loop = loop_of(record, online, data, preparation)
+    check_first_action(record, online)
+    updates = check_course(record, online, loop, data)
+    rows = pooled(data, loop.rows, h["online_steps"])
+    assert_batch(rows, record, "final/offline_buffer", FLOAT32)
+    assert len(rows.reward) == record["final/offline_buffer/size"] == record["final/offline_buffer/write_index"]
+    factors = record[f"updates/online/{LEARNING_RATE}"] if "iql" in name else np.ones(len(updates))
+    check_what_the_algorithm_saw(record, loop.state, factors, np.ones(len(updates), bool), rows)
     with capsys.disabled():
         print(f"\ngolden case passed: {name}")
 
 
-def check_what_the_algorithm_saw(record: Record, diary: Diary, count: int, rows: Batch) -> None:
-    """Number of updates, N of the annealing, policy steps, and that batches hold stored rows."""
-    h, at = record.hparams, "updates/online"
-    seen = {name: np.asarray(x[0]) for name, x in diary.seen.items()}
-    assert int(diary.updates[0]) == h["offline_steps"] + count
-    steps = record[f"{at}/online_steps_argument"]
-    wanted = 1 - steps / h["decay_steps"] if h["decay_steps"] > 0 else np.ones(count)
-    np.testing.assert_allclose(seen["factor"][:count], wanted, rtol=0, atol=1e-6)
-    total = h["offline_steps"] + np.arange(1, count + 1)  # never reset: the switch does not shift the policy steps
-    np.testing.assert_array_equal(seen["policy_step"][:count], total % record[f"{at}/policy_update_interval"] == 0)
-    assert np.isin(seen["reward"][:count], np.asarray(rows.reward)).all()
+def check_first_action(record: Record, phase: Phase) -> None:
+    """The policy at the start of the online phase explores as recorded."""
+    recorder: Any = phase.algorithm
+    obs, noise = (record.file[f"online/{key}"][0] for key in ("observation", "standard_normal"))
+    action = explored(recorder.host, record.tree("online_start/actor"), obs, noise)
+    np.testing.assert_allclose(action, record["online/action"][0], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", cases("loop_td3bc_sa_part"))
@@ -270,11 +386,12 @@ def test_new_rows_are_trusted_in_the_paper_profile(name: str, tmp_path: Path) ->
     record = Record(name)
     dataset = load(record, tmp_path)
     preparation = prepare(record, dataset)
-    phase = phases(record, inherit=False)[1]
+    phase = ssar_phases(record, inherit=False)[1]
     data = phase_data(phase, dataset, preparation, {}, seeds=1)
     flags = [data.new_row_extras(step)["trust"][0] for step in range(record.hparams["online_steps"])]
     assert set(flags) == {1.0} and set(record["online/subset_mask"]) == {0.0, 1.0}
 
 
 def test_there_are_cases() -> None:
+    assert len(cases("loop_iql_*", "loop_awac_*")) == 3
     assert cases("loop_td3bc_sa_*"), "no loop_td3bc_sa_*.npz in the folder that SEGUE_GOLDEN names"

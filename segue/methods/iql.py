@@ -163,17 +163,14 @@ class IQL(Algorithm[IQLState]):
         }
         return IQLState(critic, value, updates, actor, s.origin), metrics
 
-    def explore(self, actor: Model, obs: jax.Array, noise: jax.Array) -> jax.Array:
-        """The executed action online [..., A], for standard normal `noise` [..., A]."""
-        if not self.deterministic_actor:
-            return sample_in_box(*actor(obs), noise)
-        clip = self.online_action_noise_clip
-        return jnp.clip(actor(obs) + jnp.clip(self.online_action_noise * noise, -clip, clip), -1, 1)
-
     def act(self, s: IQLState, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """The mean, or pi(s); while exploring a sample, or pi(s) with clipped noise. In [-1, 1]."""
         shape = (*obs.shape[:-1], s.actor.net.action_dim)
-        return self.explore(s.actor, obs, jax.random.normal(key, shape) if explore else jnp.zeros(shape))
+        noise = jax.random.normal(key, shape) if explore else jnp.zeros(shape)
+        if not self.deterministic_actor:
+            return sample_in_box(*s.actor(obs), noise)
+        clip = self.online_action_noise_clip
+        return jnp.clip(s.actor(obs) + jnp.clip(self.online_action_noise * noise, -clip, clip), -1, 1)
 
     def export(self, s: IQLState) -> Models:
         """Actor, critics, value and the count of updates."""
