@@ -237,7 +237,8 @@ def preparation_of(recipe: Recipe, dataset: Dataset | None, spec: Spec) -> Prepa
             ) from None
     if dataset is None:
         return replace(Preparation.identity(spec.observation_dim), reward_scale=scale, reward_bias=bias)
-    return Preparation.of_dataset(dataset.observations, recipe.normalize_observations, scale, bias)
+    preparation = Preparation.of_dataset(dataset.observations, recipe.normalize_observations, scale, bias)
+    return replace(preparation, action_limit=recipe.action_limit)
 
 
 def for_seeds(models: Models, have: tuple[int, ...], want: tuple[int, ...]) -> Models:

@@ -12,9 +12,10 @@ import numpy as np
 
 from segue.core.learn import Keys, Program, Turn, act, online_turn, policy_flags
 from segue.core.phases import Online
-from segue.core.replay import store
+from segue.core.replay import fill_in, store
 from segue.core.types import Batch, Metrics, PyTree
 from segue.environment import Environment
+from segue.episode_returns import EpisodeReturns, ReturnRule
 from segue.preparation import Preparation
 
 
@@ -34,6 +35,7 @@ class OnlineLoop:
         keys: Keys,
         seeds: tuple[int, ...],
         new_row_extras: Callable[[int], dict[str, np.ndarray]] = lambda step: {},
+        return_rule: ReturnRule | None = None,
     ):
         self.program, self.schedule, self.environments, self.preparation = program, schedule, environments, preparation
         self.state, self.rows, self.columns, self.offline, self.keys = state, rows, columns, offline, keys
@@ -45,6 +47,8 @@ class OnlineLoop:
         self.action = np.zeros((len(seeds), program.spec.action_dim), np.float32)
         self.episode_return = np.zeros(len(seeds))
         self.episode_length = np.zeros(len(seeds), np.int64)
+        self.returns = EpisodeReturns(return_rule, len(seeds)) if return_rule else None
+        self.ended: list[int] = []  # seeds whose episode the latest step ended
         self.host_seconds = 0.0  # environment, storing, logging: everything but the device's work
 
     def begin(self) -> None:
@@ -86,7 +90,10 @@ class OnlineLoop:
             self.env_step += 1
             flags = policy_flags(interval, self.updates, self._updates_due())
             capacity = self.rows.reward.shape[1]
-            self.rows = store(self.rows, row, (self.env_step - 1) % capacity)
+            slot = (self.env_step - 1) % capacity
+            self.rows = store(self.rows, row, slot)
+            if self.returns:
+                self._note_returns(self.returns, np.asarray(row.reward), slot)
             turn: dict[str, Any] = {
                 "obs": self.prepared,
                 "size": np.int32(min(self.env_step, capacity)),
@@ -103,6 +110,12 @@ class OnlineLoop:
                 metrics.append(info)
         return metrics, episodes
 
+    def _note_returns(self, returns: EpisodeReturns, rewards: np.ndarray, slot: int) -> None:
+        """An episode's returns-to-go are filled in when it has ended."""
+        returns.add(rewards, slot)
+        for k in self.ended:
+            self.rows = fill_in(self.rows, "return_to_go", k, *returns.close(k))
+
     def _interact(self, episodes: list[dict[str, Any]]) -> Batch:
         """Step every environment with the action chosen for it, move on to where to act next; the rows to store.
 
@@ -111,7 +124,7 @@ class OnlineLoop:
         before = self.prepared
         action = np.clip(self.action, -1, 1)  # what is executed is what is stored
         reward, terminal = np.empty(len(self.seeds), np.float32), np.empty(len(self.seeds), np.float32)
-        ended = []
+        self.ended = []
         self.obs = np.empty_like(self.obs)
         for k, env in enumerate(self.environments):
             self.obs[k], raw, terminated, truncated = env.step(action[k])
@@ -121,14 +134,14 @@ class OnlineLoop:
             self.episode_return[k] += raw
             self.episode_length[k] += 1
             if terminated or truncated:
-                ended.append(k)
+                self.ended.append(k)
         after = self.prepared = self.preparation.observation(self.obs)
-        for k in ended:  # same-step reset: no row mixes two episodes
+        for k in self.ended:  # same-step reset: no row mixes two episodes
             episode = {"step": self.env_step + 1, "seed": self.seeds[k], "return": float(self.episode_return[k])}
             episodes.append(episode | {"length": int(self.episode_length[k])})
             self.episode_return[k], self.episode_length[k] = 0.0, 0
             self.obs[k] = self.environments[k].reset()
-        if ended:
+        if self.ended:
             self.prepared = self.preparation.observation(self.obs)
         row: dict[str, Any] = {"obs": before, "action": action, "reward": reward, "next_obs": after}
         row |= {"terminal": terminal, "extras": self.new_row_extras(self.env_step)}
@@ -143,6 +156,7 @@ class OnlineLoop:
             "episode_return": self.episode_return.tolist(),
             "episode_length": self.episode_length.tolist(),
             "environments": [env.snapshot() for env in self.environments],
+            "returns": self.returns.as_dict() if self.returns else None,
         }
 
     def restore(self, host: dict[str, Any]) -> None:
@@ -153,6 +167,8 @@ class OnlineLoop:
         self.episode_return = np.asarray(host["episode_return"])
         self.episode_length = np.asarray(host["episode_length"])
         self.updates = int(self.state.updates[0])
+        if self.returns:
+            self.returns.restore(host["returns"])
         for k, (env, snapshot) in enumerate(zip(self.environments, host["environments"], strict=True)):
             if snapshot is not None:
                 env.restore(snapshot)
@@ -160,6 +176,8 @@ class OnlineLoop:
             seed = int(np.random.SeedSequence([self.seeds[k], self.env_step]).generate_state(1)[0])
             self.obs[k] = env.reset(seed)
             self.episode_return[k], self.episode_length[k] = 0.0, 0
+            if self.returns:
+                self.returns.forget(k)
             self.prepared = self.preparation.observation(self.obs)
             self.action[k] = np.asarray(self._first_action())[k]
         self.prepared = self.preparation.observation(self.obs)

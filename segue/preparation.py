@@ -18,6 +18,7 @@ class Preparation:
     std: np.ndarray  # [S] float32, epsilon included
     reward_scale: float = 1.0
     reward_bias: float = 0.0
+    action_limit: float = 1.0  # of the dataset's actions, in [-1, 1]
 
     @classmethod
     def identity(cls, observation_dim: int) -> Preparation:
@@ -36,13 +37,15 @@ class Preparation:
         return {"mean": self.mean.tolist(), "std": self.std.tolist()} | {
             "reward_scale": self.reward_scale,
             "reward_bias": self.reward_bias,
+            "action_limit": self.action_limit,
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preparation:
         """The inverse of `as_dict`, exact."""
         mean, std = np.asarray(values["mean"], np.float32), np.asarray(values["std"], np.float32)
-        return cls(mean, std, values["reward_scale"], values["reward_bias"])
+        limit = values.get("action_limit", 1.0)  # runs of the first version had none
+        return cls(mean, std, values["reward_scale"], values["reward_bias"], limit)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """[..., S] as the networks see it, float32."""

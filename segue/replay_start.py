@@ -13,12 +13,14 @@ import numpy as np
 from segue.core.phases import Phase
 from segue.core.types import Batch, Models
 from segue.data import Dataset
-from segue.data.prepare import best_episodes, top_trajectories
+from segue.data.prepare import best_episodes, return_to_go, top_trajectories
 from segue.errors import UserError
 from segue.preparation import Preparation
-from segue.selection import trust_flags
+from segue.selection import DEFAULT_EPISODE_LIMIT, trust_flags
 
 PROBE_ROWS = 1024  # fixed sample of the dataset for diagnostics
+# A new online row's extras: it is trusted; its return is not known before its episode ends, and bounds nothing.
+NEW_ROW_VALUES = {"trust": 1.0, "return_to_go": -np.inf}
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ def prepared_rows(dataset: Dataset, preparation: Preparation) -> Batch:
     """The dataset as the networks see it, on the device; actions scaled from their bounds to [-1, 1]."""
     # In float64, or actions that already lie in [-1, 1] would lose their last bits.
     low, high = dataset.action_low.astype(np.float64), dataset.action_high.astype(np.float64)
+    limit = preparation.action_limit
     return Batch(
         obs=jnp.asarray(preparation.observation(dataset.observations)),
-        action=jnp.asarray(np.clip(2 * (dataset.actions - low) / (high - low) - 1, -1, 1), jnp.float32),
+        action=jnp.asarray(np.clip(2 * (dataset.actions - low) / (high - low) - 1, -limit, limit), jnp.float32),
         reward=jnp.asarray(preparation.reward(dataset.rewards), jnp.float32),
         next_obs=jnp.asarray(preparation.observation(dataset.next_observations)),
         terminal=jnp.asarray(dataset.terminated, jnp.float32),
@@ -52,17 +55,18 @@ def phase_data(
     phase: Phase, dataset: Dataset | None, preparation: Preparation, models: Models, seeds: int
 ) -> PhaseData:
     """Prepare the rows and flags of `phase`. Raises UserError if it needs a dataset and there is none."""
-    wants_flags = "trust" in columns_of(phase)
-    ones = np.ones(seeds, np.float32)
+    wanted = columns_of(phase)
+    wants_flags = "trust" in wanted
+    first = {name: np.full(seeds, NEW_ROW_VALUES[name], np.float32) for name in wanted}
 
-    def trusted(step: int) -> dict[str, np.ndarray]:
-        return {"trust": ones} if wants_flags else {}
+    def of_new_rows(step: int) -> dict[str, np.ndarray]:
+        return first
 
     if dataset is None:
         if phase.mix != "online":
             raise UserError(f"phase '{phase.name}' learns from a dataset: give one with --dataset, or --replay none")
-        nothing = {"trust": np.ones((seeds, 0), np.float32)} if wants_flags else {}
-        return PhaseData(None, nothing, None, None, {}, None, trusted)
+        nothing = {name: np.ones((seeds, 0), np.float32) for name in wanted}
+        return PhaseData(None, nothing, None, None, {}, None, of_new_rows)
     rows = prepared_rows(dataset, preparation)
     columns: dict[str, np.ndarray] = {}
     selection = None
@@ -70,11 +74,13 @@ def phase_data(
         limit = dataset.max_episode_steps
         scaled_returns = _scaled_returns(dataset, preparation)
         columns["trust"], selection = trust_flags(phase.selection, rows, scaled_returns, limit, models, seeds)
+    if "return_to_go" in wanted:
+        columns["return_to_go"] = np.tile(_returns_to_go(phase, dataset, rows), (seeds, 1))
     scale = float(np.abs(np.asarray(rows.reward)).max())
     sample = np.random.default_rng(0).integers(0, len(dataset), min(PROBE_ROWS, len(dataset)))
     probe = jax.tree.map(lambda x: x[sample], rows)
     probe_columns = {name: flags[:, sample] for name, flags in columns.items()}
-    extras: Callable[[int], dict[str, np.ndarray]] = trusted
+    extras: Callable[[int], dict[str, np.ndarray]] = of_new_rows
     if phase.online and phase.online.replay == "part":
         kept = _best_rows(phase, rows)
         if phase.online.inherit_trust and wants_flags:
@@ -100,6 +106,19 @@ def columns_of(phase: Phase) -> tuple[str, ...]:
 def _scaled_returns(dataset: Dataset, preparation: Preparation) -> np.ndarray:
     """Returns of the stored rewards, which is what a return threshold is about (../spec/ssar.md 2.2)."""
     return dataset.episode_returns * preparation.reward_scale + preparation.reward_bias * dataset.episode_lengths
+
+
+def _returns_to_go(phase: Phase, dataset: Dataset, rows: Batch) -> np.ndarray:
+    """Of the stored rewards [N], discounted as the phase's algorithm does."""
+    return return_to_go(
+        np.asarray(rows.obs),
+        np.asarray(rows.next_obs),
+        np.asarray(rows.reward),
+        np.asarray(rows.terminal) > 0,
+        phase.algorithm.discount,
+        dataset.max_episode_steps or DEFAULT_EPISODE_LIMIT,
+        phase.failure_reward,
+    ).astype(np.float32)
 
 
 def _best_rows(phase: Phase, rows: Batch) -> np.ndarray:

@@ -11,8 +11,8 @@ import pytest
 from segue.errors import UserError
 from segue.methods.ssar import BETA_MAX_FACTOR, GRADIENT_CLIP, OUTPUT_BIAS
 from segue.recipes import preset_recipe
+from segue.recipes.ssar import SSARRecipe
 from segue.recipes.ssar_presets import OFFLINE_UPDATES, SSAR_TD3_BC
-from segue.recipes.td3_bc import SSARRecipe
 
 FACTS: dict[str, Any] = json.loads((Path(__file__).parent / "ssar_presets.json").read_text())
 # The configuration's name -> where the recipe keeps it.

@@ -98,12 +98,13 @@ def _parse(program: str, options: Common, recipe: Recipe, argv: list[str], note:
 
 def _updates(method: str, preset: str | None) -> int:
     """The default number of offline updates."""
-    return recipe_type(method).preset_updates.get(preset or "", DEFAULT_UPDATES)
+    return recipe_type(method).preset_updates.get((preset or "").split(",")[0], DEFAULT_UPDATES)
 
 
 def _preset_note(method: str) -> str:
     names = list(recipe_type(method).presets)
-    return f" --preset NAME takes the settings for one of: {', '.join(names)}." if names else ""
+    fast = " 'fast' is not a paper's: less work, for a CPU; NAME,fast joins both." if "fast" in names else ""
+    return f" --preset NAME takes the settings for one of: {', '.join(names)}.{fast}" if names else ""
 
 
 def default_out(name: str) -> Path:

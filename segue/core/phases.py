@@ -53,6 +53,7 @@ class Phase:
     online: Online | None = None
     selection: Selection = Selection()
     replay_drop_last: bool = False  # released "part" always loses the data's last trajectory
+    failure_reward: float | None = None  # stored; an episode that ends with it has the return-to-go of failing for ever
     top_fraction: float = 1.0  # of the dataset's episodes, those of the highest returns, are all that it learns from
 
     @property

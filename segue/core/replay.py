@@ -70,6 +70,23 @@ def _store(rows: Batch, packed: jax.Array, slot: jax.Array) -> Batch:
     return jax.tree.unflatten(structure, written)
 
 
+def fill_in(rows: Batch, name: str, seed: int, slots: np.ndarray, values: np.ndarray) -> Batch:
+    """Write extra column `name` of one seed at `slots` [n], for what is known only when an episode has ended.
+
+    Padded to a power of two with slots that do not exist, so that few lengths are ever compiled.
+    """
+    padding = (1 << max(0, len(slots) - 1).bit_length()) - len(slots)
+    capacity = rows.reward.shape[1]
+    slots = np.concatenate([slots, np.full(padding, capacity)]).astype(np.int32)
+    values = np.concatenate([values, np.zeros(padding)]).astype(np.float32)
+    return rows._replace(extras=rows.extras | {name: _fill_in(rows.extras[name], np.int32(seed), slots, values)})
+
+
+@partial(jax.jit, donate_argnums=0)
+def _fill_in(column: jax.Array, seed: jax.Array, slots: jax.Array, values: jax.Array) -> jax.Array:
+    return column.at[seed, slots].set(values, mode="drop")
+
+
 def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
     """[n] uniform with replacement over every live row (never below the write index only, ../spec/ssar.md B16).
 

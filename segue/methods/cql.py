@@ -103,7 +103,7 @@ class CQL(Algorithm[State]):
     critic_learning_rate: float = 3e-4  # Adam, of the Lagrange multiplier too [baselines.md 3]
     hidden_sizes: tuple[int, ...] = (256, 256, 256)  # of the actor [baselines.md 3]
     critic_hidden_sizes: tuple[int, ...] = (256, 256, 256)  # [baselines.md 3; five layers on AntMaze]
-    second_critic_hidden_sizes: tuple[int, ...] | None = None  # where they differ [released SSAR on AntMaze, ssar.md B23]
+    second_critic_hidden_sizes: tuple[int, ...] | None = None  # where they differ [released SSAR, ssar.md B23]
     critic_layer_norm: bool = False  # LayerNorm in the critics [off in CQL, on in SSAR (ssar.md B28)]
     initialization: Literal["offline", "finetune"] = "offline"  # orthogonal critics, or all networks [baselines.md 3]
 

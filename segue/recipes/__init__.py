@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from segue.errors import UserError
 from segue.recipes.awac import AWACRecipe
 from segue.recipes.base import Recipe
 from segue.recipes.bc import BCRecipe
+from segue.recipes.cql import CalQLRecipe, CQLRecipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
 from segue.recipes.iql import IQLRecipe
 from segue.recipes.rebrac import ReBRACRecipe
 from segue.recipes.spot import SPOTRecipe
-from segue.recipes.td3_bc import SSARRecipe, TD3BCRecipe
+from segue.recipes.ssar import SSARCQLRecipe, SSARRecipe
+from segue.recipes.td3_bc import TD3BCRecipe
 from segue.settings import with_changes
 
 METHODS: dict[str, type[Recipe]] = {
+    "bc": BCRecipe,
     "td3_bc": TD3BCRecipe,
     "td3_bc_ssar": SSARRecipe,
+    "rebrac": ReBRACRecipe,
+    "spot": SPOTRecipe,
     "iql": IQLRecipe,
     "awac": AWACRecipe,
-    "bc": BCRecipe,
-    "spot": SPOTRecipe,
-    "rebrac": ReBRACRecipe,
+    "cql": CQLRecipe,
+    "cql_ssar": SSARCQLRecipe,
+    "cal_ql": CalQLRecipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
 }
@@ -37,16 +44,22 @@ def recipe_type(method: str) -> type[Recipe]:
 
 
 def preset_recipe(method: str, preset: str | None) -> Recipe:
-    """The settings of a method, with those of a preset. Raises UserError for unknown names, with the nearest ones."""
+    """The settings of a method, with those of a preset, or of several joined by commas, the later ones going before.
+
+    Raises UserError for unknown names, with the nearest ones.
+    """
     kind = recipe_type(method)
     if preset is None:
         return kind()
     if not kind.presets:
         raise UserError(f"{method} has no presets: it has the same settings on every dataset")
-    if preset not in kind.presets:
-        from difflib import get_close_matches
+    settings: dict[str, Any] = {}
+    for name in preset.split(","):
+        if name not in kind.presets:
+            from difflib import get_close_matches
 
-        near = get_close_matches(preset, kind.presets, n=3) or list(kind.presets)
-        raise UserError(f"preset '{preset}' is unknown to {method}; did you mean {', '.join(near)}?")
-    recipe: Recipe = with_changes(kind(), dict(kind.presets[preset]))
+            near = get_close_matches(name, kind.presets, n=3) or list(kind.presets)
+            raise UserError(f"preset '{name}' is unknown to {method}; did you mean {', '.join(near)}?")
+        settings |= kind.presets[name]
+    recipe: Recipe = with_changes(kind(), settings)
     return recipe

@@ -25,6 +25,7 @@ class Recipe(ABC):
     reward_scale: float = 1.0  # rewards are stored as reward * scale + bias [1 on MuJoCo, ssar.md 2.1]
     reward_scale_by_return_range: bool = False  # times episode limit / range of the data's returns [baselines.md 0.4]
     reward_bias: float = 0.0  # rewards are stored as reward * scale + bias [0 on MuJoCo, -1 on AntMaze, ssar.md 2.1]
+    action_limit: float = 1.0  # dataset actions, in [-1, 1], are clipped to plus and minus this [1: they are not]
     replay: ReplayStart = "all"  # online batches: all the dataset, half of each, its best part, none [ssar.md 2.9]
     warmup_steps: int = 5_000  # online steps that only act and store [ssar.md 2.9]
     updates_per_step: float = 1.0  # online gradient updates per environment step [1 in the papers]
