@@ -17,11 +17,12 @@ from segue.core.replay import empty_rows
 from segue.core.types import Models, PyTree, Spec
 from segue.data import Dataset
 from segue.environment import Environment, EnvironmentMaker
+from segue.episode_returns import ReturnRule
 from segue.evaluate import Evaluator, Score
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 from segue.progress import Progress
-from segue.replay_start import PhaseData, phase_data
+from segue.replay_start import PhaseData, columns_of, phase_data
 from segue.run_folder import RunFolder
 from segue.stop import Diverged, Interrupted, StopSignals
 from segue.tensorboard import TensorBoard
@@ -184,6 +185,11 @@ class Session:
             keys=keys,
             seeds=self.seeds,
             new_row_extras=data.new_row_extras,
+            return_rule=(
+                ReturnRule(phase.algorithm.discount, phase.failure_reward)
+                if "return_to_go" in columns_of(phase)
+                else None
+            ),
         )
         return OnlineWorker(loop)
 
