@@ -9,6 +9,7 @@ import jax
 
 from benchmarks.subjects import Subject
 from segue.core.types import Spec
+from segue.methods.cql import CQL
 from segue.nets.networks import Critics
 
 PEERS = {  # method -> name in benchmarks/d3rlpy_updates.py
@@ -54,7 +55,7 @@ def peer_of(subject: Subject, spec: Spec) -> Peer | None:
         differences.append(f"the second critic's layers there are the first one's, here {critics.later_hidden_sizes}")
     if name == "iql":
         settings["value_encoder_factory"] = hidden_layers(state.value.net)
-    if name in ("cql", "cal_ql"):
+    if isinstance(algorithm, CQL):
         settings |= {
             "n_action_samples": algorithm.num_sampled_actions,
             "max_q_backup": algorithm.max_target_backup,

@@ -189,7 +189,8 @@ def _product(operation: _Operation) -> Product:
     (left_sum, right_sum), (stacked, right_stacked) = operation.equation.params["dimension_numbers"]
     left_free = tuple(i for i in range(len(left)) if i not in (*left_sum, *stacked))
     right_free = tuple(i for i in range(len(right)) if i not in (*right_sum, *right_stacked))
-    shape = _part_read(operation)  # stacked axes, the left operand's, the right one's
+    # Stacked axes, the left operand's, the right one's.
+    shape = _extent(_part_read(operation.outputs[0], operation.equation.outvars[0].aval.shape))
     first_right = len(stacked) + len(left_free)
     stack, m, n = prod(shape[: len(stacked)]), prod(shape[len(stacked) : first_right]), prod(shape[first_right:])
     k = prod(left[i] for i in left_sum)
@@ -201,29 +202,34 @@ def _product(operation: _Operation) -> Product:
     return Product(m, k, n, ROLES[axes], operation.count, stack)
 
 
-def _part_read(operation: _Operation) -> tuple[int, ...]:
-    """The extent of a result in each axis, cut down to what is read of it where only parts are."""
-    value, shape = operation.outputs[0], operation.equation.outvars[0].aval.shape
+def _extent(part: tuple[Any, Any]) -> tuple[int, ...]:
+    """Of a part, in each axis."""
+    start, limit = part
+    return tuple(int(x) for x in limit - start)
+
+
+def _part_read(value: _Value, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """First and last (exclusive) indices of what is read of a value."""
     if value.read_whole or not value.readers:
-        return tuple(shape)
-    starts, limits = np.array(shape), np.zeros(len(shape), int)
-    for reader in value.readers:
-        for start, limit in _parts(reader, shape):
-            starts, limits = np.minimum(starts, start), np.maximum(limits, limit)
-    return tuple(int(x) for x in limits - starts)
+        return np.zeros(len(shape), int), np.array(shape)
+    parts = [part for reader in value.readers for part in _parts(reader, shape)]
+    starts, limits = zip(*parts, strict=True)
+    return np.min(starts, axis=0), np.max(limits, axis=0)
 
 
 def _parts(reader: _Operation, shape: tuple[int, ...]) -> Iterator[tuple[Any, Any]]:
-    """First and last (exclusive) indices of each part that an operation reads of a value with this shape."""
-    params = reader.equation.params
-    if reader.equation.primitive.name == "slice":
+    """The parts that one operation reads of a value with this shape."""
+    name, params = reader.equation.primitive.name, reader.equation.params
+    if name == "slice":
         yield params["start_indices"], params["limit_indices"]
-    elif reader.equation.primitive.name == "split":
+    elif name == "split":
         ends = np.cumsum(params["sizes"])
         for part, size, end in zip(reader.outputs, params["sizes"], ends, strict=True):
             if part.readers or part.read_whole:
                 start, limit = np.zeros(len(shape), int), np.array(shape)
                 start[params["axis"]], limit[params["axis"]] = end - size, end
                 yield start, limit
+    elif name == "add_any":  # gradients from several sides, added
+        yield _part_read(reader.outputs[0], shape)
     else:
-        yield np.zeros(len(shape), int), shape
+        yield np.zeros(len(shape), int), np.array(shape)
