@@ -91,13 +91,17 @@ def model(net: Any, params: PyTree, optimizer: Adam, target: PyTree = None) -> M
     return Model(params, target, optimizer.transform().init(params), net, optimizer)
 
 
+def acting_state(algorithm: Algorithm, params: PyTree) -> Any:
+    """A state with recorded parameters of the actor, in float32, and zeros everywhere else."""
+    shapes = jax.eval_shape(lambda: algorithm.init({}, Spec(5, 2), jax.random.key(0)))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    return replace(zeros, actor=replace(zeros.actor, params=jax.tree.map(lambda x: x.astype(jnp.float32), params)))
+
+
 def explored(algorithm: Algorithm, params: PyTree, obs: np.ndarray, noise: np.ndarray) -> jax.Array:
     """What the algorithm does online with recorded parameters of its actor and a recorded draw, in float32."""
-    fresh = algorithm.init({}, Spec(5, 2), jax.random.key(0))
-    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    state = replace(fresh, actor=replace(fresh.actor, params=params))
     with patch.object(jax.random, "normal", lambda key, shape: jnp.asarray(noise).reshape(shape)):
-        return algorithm.act(state, jnp.asarray(obs), jax.random.key(0), True)
+        return algorithm.act(acting_state(algorithm, params), jnp.asarray(obs), jax.random.key(0), True)
 
 
 def assert_scalars(record: Record, prefix: str, metrics: dict[str, Any], names: list[str] | None = None) -> None:

@@ -5,44 +5,58 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segue.core.algorithm import Algorithm
 from segue.core.learn import act, act_greedily
 from segue.core.types import Spec
-from segue.methods.iql import IQLCritics
+from segue.methods.awac import AWAC
+from segue.methods.iql import IQL, IQLCritics
 from segue.methods.ssar import StateAdaptive
 from segue.methods.td3_bc import TD3BC
-from tests.golden_files import Record, cases
+from tests.golden_files import Record, acting_state, cases, explored
 
 ACTING_TOLERANCE = 2e-6  # float32 in the record too
-OTHERS = ("awac", "bc", "calql", "cql", "cql_finetune", "cql_sa", "iql", "iql_deterministic", "iql_gaussian", "spot")
+OTHERS = ("bc", "calql", "cql", "cql_finetune", "cql_sa", "spot")
+HIDDEN: dict[str, Any] = {"hidden_sizes": (16, 16)}
+POLICIES: dict[str, Algorithm] = {
+    "td3bc": TD3BC(online_action_noise=0.0, **HIDDEN),  # with SSAR it acts with pi(s) alone (ssar.md 2.9.4)
+    "iql_gaussian": IQL(**HIDDEN),
+    "iql_deterministic": IQL(deterministic_actor=True, online_action_noise=0.0, **HIDDEN),  # noise: loop records
+    "awac": AWAC(hidden_sizes=(16, 16, 16)),
+}
 
 
 @pytest.mark.parametrize("name", cases("acting"))
 def test_acting_equals_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """TD3+BC(SA) acts with pi(s) alone, in training too (ssar.md 2.9.4)."""
+    """Where no draw is recorded, the policy acts in training as in evaluation.
+
+    AWAC's recorded actions are clipped only when they are executed, evaluation's not even then: ours always are.
+    """
     record = Record(name)
     policies = {key.split("/")[0] for key in record.file.files if "/" in key}
-    assert policies - set(OTHERS) == {"td3bc"}
-    algorithm = TD3BC(hidden_sizes=(16, 16), online_action_noise=0.0)
-    state = jax.eval_shape(lambda: algorithm.init({}, Spec(5, 2), jax.random.key(0)))
-    params = jax.tree.map(lambda x: x.astype(jnp.float32), record.tree("td3bc/actor"))
-    state = replace(state, actor=replace(state.actor, params=params, target=(), opt_state=()), critic=())
-    state = replace(state, updates=np.int32(0))
+    assert policies - set(OTHERS) == set(POLICIES)
     obs = record["observations"].astype(np.float32)
-    found = act_greedily(algorithm, state, obs)
-    np.testing.assert_allclose(found, record["td3bc/eval/actions"], rtol=0, atol=ACTING_TOLERANCE)
-    six = jax.tree.map(lambda x: np.broadcast_to(x, (6, *x.shape)), state)
-    explored = act(algorithm, True, six, obs, jax.random.split(jax.random.key(0), 6), np.int32(0))
-    np.testing.assert_allclose(explored, record["td3bc/train/actions"], rtol=0, atol=ACTING_TOLERANCE)
+    for policy, algorithm in POLICIES.items():
+        params = record.tree(f"{policy}/actor")
+        state = acting_state(algorithm, params)
+        wanted = np.clip(record[f"{policy}/eval/actions"], -1, 1)
+        found = act_greedily(algorithm, state, obs)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=ACTING_TOLERANCE, err_msg=policy)
+        wanted = np.clip(record[f"{policy}/train/actions"], -1, 1)
+        if f"{policy}/train/standard_normal" in record.file.files:
+            found = explored(algorithm, params, obs, record.file[f"{policy}/train/standard_normal"])
+        else:
+            six = jax.tree.map(lambda x: np.broadcast_to(x, (6, *x.shape)), state)
+            found = act(algorithm, True, six, obs, jax.random.split(jax.random.key(0), 6), np.int32(0))
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=ACTING_TOLERANCE, err_msg=policy)
     with capsys.disabled():
-        print(f"\ngolden case passed: {name} (td3bc; not yet: {', '.join(sorted(policies & set(OTHERS)))})")
+        others = ", ".join(sorted(policies & set(OTHERS)))
+        print(f"\ngolden case passed: {name} ({', '.join(POLICIES)}; not yet: {others})")
 
 
 def networks(spec: Spec) -> dict[str, Any]:
@@ -53,6 +67,7 @@ def networks(spec: Spec) -> dict[str, Any]:
         ssar = TD3BC(StateAdaptive(), critic_layer_norm=True).init({}, spec, key)
         plain = TD3BC().init({}, spec, key)
         selector = IQLCritics().init({}, spec, key)
+        awac = AWAC().init({}, spec, key)
         return {
             "td3bc_sa/actor": ssar.actor.params,
             "td3bc_sa/critic": ssar.critic.params[0],
@@ -60,6 +75,9 @@ def networks(spec: Spec) -> dict[str, Any]:
             "td3bc/critic": plain.critic.params[0],
             "iql_selector/critic": selector.critic.params[1],
             "iql_selector/value": selector.value.params,
+            "iql/actor_gaussian": IQL().init({}, spec, key).actor.params,
+            "awac/actor": awac.actor.params,
+            "awac/critic": awac.critic.params[0],
         }
 
     parameters: dict[str, Any] = jax.tree.map(np.asarray, jax.jit(fresh)())
@@ -80,6 +98,8 @@ def test_initialisation_has_the_recorded_statistics(name: str, capsys: pytest.Ca
     recorded = {"/".join(key.split("/")[:2]) for key in record.file.files if key.count("/") == 2}
     assert {key for key in recorded if key.split("/")[0] not in OTHERS} == set(found)
     for net, params in found.items():
+        if "log_std" in params:
+            np.testing.assert_array_equal(params["log_std"], record[f"{net}/log_std"])
         layers = [params[f"layers_{i}"] for i in range(sum(key.startswith("layers_") for key in params))]
         assert [x["kernel"].shape for x in layers] == [tuple(x) for x in record[f"{net}/kernel_shape"].astype(int)]
         for i, layer in enumerate(layers):
