@@ -138,8 +138,8 @@ def interval(value: float, error: float, degrees: int, confidence: float) -> tup
 def behaviour(dataset: Dataset, to_go: np.ndarray, discount: float, confidence: float) -> Behaviour:
     """The data's own policy, from the returns to go [N]."""
     returns, cut = to_go[dataset.episode_starts], dataset.truncated[dataset.episode_ends]
-    error = returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else float("nan")
-    low, high = interval(float(returns.mean()), error, max(1, len(returns) - 1), confidence)
+    error = float(returns.std(ddof=1)) / len(returns) ** 0.5
+    low, high = interval(float(returns.mean()), error, len(returns) - 1, confidence)
     left = np.where(cut, discount ** dataset.episode_lengths.astype(np.float64), 0.0).mean()
     bound = left * float(np.abs(dataset.rewards).max()) / (1 - discount)
     return Behaviour(float(returns.mean()), low, high, float(returns.max()), int(cut.sum()), bound)
@@ -276,7 +276,7 @@ class Evaluator:
 
 
 def check_data(dataset: Dataset, spec: Spec, low: np.ndarray, high: np.ndarray) -> None:
-    """Raise UserError if a policy with action bounds `low`, `high` [A] cannot act on the dataset's observations."""
+    """Raise UserError if a policy with action bounds `low`, `high` [A] cannot be evaluated on the dataset."""
     name = dataset.source.partition("?")[0] or "the dataset"
     if (dataset.observation_dim, dataset.action_dim) != tuple(spec):
         raise UserError(
@@ -288,6 +288,8 @@ def check_data(dataset: Dataset, spec: Spec, low: np.ndarray, high: np.ndarray) 
             f"{name} has actions between {_shown(dataset.action_low)} and {_shown(dataset.action_high)}, the policy "
             f"between {_shown(low)} and {_shown(high)}: give data with the policy's action bounds"
         )
+    if len(dataset.episode_starts) < 2:
+        raise UserError(f"{name} holds a single episode: a bootstrap over episodes needs at least 2")
 
 
 def _shown(bounds: np.ndarray) -> str:

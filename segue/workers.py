@@ -69,8 +69,9 @@ class Worker(ABC):
 
     def vitals(self) -> Averages:
         """What must be finite beside the metrics, which are of the state before its last update."""
-        leaves = [np.asarray(x) for x in jax.tree.leaves(self.state) if jnp.issubdtype(x.dtype, jnp.floating)]
-        return {"largest parameter": np.max([np.abs(x).reshape(len(x), -1).max(1, initial=0.0) for x in leaves], axis=0)}
+        leaves = [x for x in jax.tree.leaves(self.state) if jnp.issubdtype(x.dtype, jnp.floating)]
+        sizes = [np.abs(np.asarray(x)).reshape(len(x), -1).max(1, initial=0.0) for x in leaves]  # of each, [seeds]
+        return {"largest parameter": np.max(sizes, axis=0)}
 
     def largest_reward(self) -> float:
         """The largest |reward| met beside the dataset's."""

@@ -244,7 +244,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SMALL = ["--steps", "60", "--replicates", "2"]
 
 
-def test_from_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--offline", *SMALL, "--quiet"]) == 0
     out = capsys.readouterr().out
     assert all(part in out for part in ("policy of seed 0", "policy of seed 1", "95 % interval", "discounted at 0.99"))
@@ -254,6 +254,8 @@ def test_from_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) ->
     data = pendulum_data()
     np.testing.assert_allclose(written["behaviour"]["value"], returns_to_go(data, 0.99)[data.episode_starts].mean())
     assert (written["updates"], written["transitions"]) == (60, len(data))
+    page = segue.write_report([run], tmp_path / "report").read_text()
+    assert "Values from data alone" in page and f"{written['estimates'][1]['value']:.4g}" in page
 
 
 def test_another_dataset_one_seed_as_json(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,6 +303,12 @@ def test_data_with_other_action_bounds_are_refused(run: Path) -> None:
     other = replace(pendulum_data(), action_high=np.full(1, 4, np.float32))
     with pytest.raises(UserError, match=r"actions between \(-3\) and \(4\), the policy between \(-3\) and \(3\)"):
         segue.open_run(run).evaluate_offline(other)
+
+
+def test_a_single_episode_is_refused(run: Path) -> None:
+    end = int(pendulum_data().episode_ends[0]) + 1
+    with pytest.raises(UserError, match="holds a single episode"):
+        segue.open_run(run).evaluate_offline(pendulum_data().select(np.arange(end)))
 
 
 def test_a_run_without_data_asks_for_some(run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from segue.errors import UserError
 from segue.report.draw_html import draw_html
 from segue.report.figures import behaviour_of, normalised
 from segue.report.group import Group
@@ -19,6 +21,7 @@ from segue.report.style import CSS, SCRIPT
 OPEN_RUNS = 4  # with more runs, their commands start folded
 NAMES_IN_TITLE = 4
 HEADS = ("Method", "Dataset", "Seeds", "Behaviour", "After offline", "After online", "Drop", "Wall time")
+OFFLINE_HEADS = ("Method", "Data", "Seed", "Discount", "Behaviour policy", "Policy", "Warnings")
 # The browser itself then refuses whatever this page, or plotly, might ask of a network.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'none'"
@@ -49,6 +52,7 @@ def page(runs: Sequence[Run], groups: Sequence[Group], sections: Sequence[Sectio
         "<h2>Final scores</h2>",
         _table(groups),
         _overall(overall(groups)),
+        _offline_evaluations(runs),
         *(_section(section) for section in sections),
         "<footer>Written by <code>segue report</code>. The figures lie beside this page as PNG, the final scores of "
         "every seed in <code>report.csv</code>.</footer>",
@@ -90,6 +94,42 @@ def _section(section: Section) -> str:
     if not section.figures:
         parts.append("<p>Nothing has been measured yet: no evaluation, no training metric.</p>")
     return "\n".join(parts)
+
+
+def _offline_evaluations(runs: Sequence[Run]) -> str:
+    """Values from data alone (`segue evaluate --offline`), where a run has them."""
+    rows = []
+    for run in runs:
+        found = run.offline_evaluation
+        if found is None:
+            continue
+        try:
+            behaviour = found["behaviour"]
+            for one in found["estimates"]:
+                cells = (
+                    run.method, found["dataset"], str(one["seed"]), f"{found['discount']:g}",
+                    _bracketed(behaviour), _bracketed(one), "; ".join(one["warnings"]) or "none",
+                )  # fmt: skip
+                rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{run.folder}: offline_evaluation.json is not as Segue writes it ({type(error).__name__}: {error}); "
+                "make it anew: segue evaluate RUN --offline"
+            ) from error
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in OFFLINE_HEADS)
+    return (
+        "<h2>Values from data alone</h2>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        '<p class="reading">Fitted Q evaluation: sums of discounted raw rewards from initial states of the data, not '
+        "to be compared with the undiscounted scores above. In brackets a bootstrap interval over its episodes; "
+        "it does not cover the error of a policy that leaves the data.</p>"
+    )
+
+
+def _bracketed(found: dict[str, Any]) -> str:
+    return f"{found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
 
 
 def _notes(notes: Sequence[str]) -> str:

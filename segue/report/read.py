@@ -16,6 +16,8 @@ from typing import Any
 
 from segue.errors import UserError
 
+OFFLINE = "offline_evaluation.json"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -80,6 +82,7 @@ class Run:
     selection: dict[str, Any] | None
     parent: Run | None
     notes: list[str]
+    offline_evaluation: dict[str, Any] | None = None  # what `segue evaluate --offline` found
 
 
 def read_run(folder: Path, ancestors: tuple[Path, ...] = ()) -> Run:
@@ -126,6 +129,7 @@ def read_run(folder: Path, ancestors: tuple[Path, ...] = ()) -> Run:
         selection=selection,
         parent=parent,
         notes=notes,
+        offline_evaluation=_object(folder / OFFLINE) if (folder / OFFLINE).is_file() else None,
     )
 
 
