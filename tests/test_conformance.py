@@ -19,6 +19,7 @@ from segue.core.learn import Program, initial_state, learn, learn_singly, make_k
 from segue.core.replay import Memory, gather
 from segue.core.types import Batch, Models, PyTree, Spec
 from segue.methods.bc import BC
+from segue.methods.cql import CQL
 from segue.methods.fqe import FQE
 from segue.methods.iql import IQLCritics
 from segue.methods.rebrac import ReBRAC
@@ -34,6 +35,8 @@ ROWS, SEEDS, ROUNDS = 12, (0, 1, 2), 2
 # Learning rates at which every entry visibly moves; the coefficient's own 3e-8 is below a float's last bit in places.
 ADAPTIVE = StateAdaptive(coefficient_hidden_sizes=(5,), coefficient_learning_rate=1e-3)
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
+SMALL_CQL: dict[str, Any] = SMALL | {"critic_hidden_sizes": (6,), "num_sampled_actions": 2}
+LAGRANGE: dict[str, Any] = SMALL_CQL | {"lagrange": True, "max_target_backup": True, "gap_clip_min": -200.0}
 ALGORITHMS: dict[str, Algorithm] = {
     "td3_bc": TD3BC(**SMALL),
     "ssar_masked": TD3BC(replace(ADAPTIVE, mask_regularizer=True), critic_layer_norm=True, **SMALL),
@@ -43,6 +46,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "behaviour_vae": BehaviourVAE(**SMALL),
     "spot": SPOT(vae_hidden_sizes=(6,), density_samples=2, **SMALL),
     "rebrac": ReBRAC(**SMALL),
+    "cql": CQL(policy_update_interval=2, **SMALL_CQL),
+    "cql_lagrange_max_backup": CQL(**LAGRANGE),
+    "cql_ssar_masked": CQL(replace(ADAPTIVE, mask_regularizer=True), critic_layer_norm=True, **SMALL_CQL),
+    "cql_ssar_online": CQL(Annealed(ADAPTIVE, shape="cosine"), critic_layer_norm=True, **SMALL_CQL),
+    "cal_ql": CQL(calibrate=True, initialization="finetune", **SMALL_CQL),
     "td3": TD3(**SMALL),
     "sac": SAC(policy_update_interval=2, **SMALL),
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
@@ -54,6 +62,7 @@ ACTOR, TARGET_ACTOR = (".actor.params", ".actor.opt_state"), ".actor.target"
 CRITIC, TARGET_CRITIC = (".critic.params", ".critic.opt_state", ".updates"), ".critic.target"
 BETA = (".beta.net.params", ".beta.net.opt_state")
 TEMPERATURE = (".temperature.params", ".temperature.opt_state")
+MULTIPLIER = (".multiplier.params", ".multiplier.opt_state")
 VALUE = (".value.params", ".value.opt_state")
 # What moves on an update that is not a policy step, and what moves on one beside that. All else is frozen.
 MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -65,6 +74,11 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "behaviour_vae": ((".vae.params", ".vae.opt_state", ".updates"), ()),
     "spot": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "rebrac": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
+    "cql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
+    "cql_lagrange_max_backup": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE, *MULTIPLIER), ()),
+    "cql_ssar_masked": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE, *BETA), ()),
+    "cql_ssar_online": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE), ()),
+    "cal_ql": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE), ()),
     "td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
@@ -73,7 +87,7 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
 one_of_each_class = pytest.mark.parametrize(
-    "name", ["ssar_masked", "td3", "spot", "rebrac", "sac", "iql_critics", "fqe"]
+    "name", ["ssar_masked", "td3", "spot", "rebrac", "cql_lagrange_max_backup", "sac", "iql_critics", "fqe"]
 )
 
 
