@@ -22,10 +22,14 @@ from segue.core.algorithm import Algorithm
 from segue.core.learn import Program, act_greedily, initial_state, learn, make_keys
 from segue.core.phases import Online
 from segue.core.replay import empty_rows
-from segue.core.types import Batch, PyTree, Spec
+from segue.core.types import Batch, Models, PyTree, Spec
 from segue.environment import Environment
+from segue.methods.bc import BC
 from segue.methods.iql import IQLCritics
+from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
+from segue.methods.spot import SPOT
+from segue.methods.spot_vae import BehaviourVAE
 from segue.methods.td3 import TD3
 from segue.methods.td3_bc import TD3BC
 from segue.online import OnlineLoop
@@ -44,9 +48,13 @@ ALGORITHMS: dict[str, Algorithm] = {
     "sac": SAC(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
     "td3_bc": TD3BC(alpha=100.0, **QUICK, **RATES),
     "cloning": TD3BC(alpha=1e-3, **QUICK, **RATES),
+    "bc": BC(batch_size=64, hidden_sizes=(32, 32), actor_learning_rate=1e-3),
+    "spot": SPOT(support_weight=1e-3, vae_hidden_sizes=(32, 32), actor_dropout=0.0, **QUICK, **RATES),
+    "rebrac": ReBRAC(actor_penalty=1e-3, critic_penalty=0.0, **QUICK, **RATES),
+    "penalized": ReBRAC(actor_penalty=100.0, critic_penalty=1.0, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
-VALUED = ("td3", "sac", "td3_bc", "iql_critics")
+VALUED = ("td3", "sac", "td3_bc", "spot", "rebrac", "iql_critics")
 every_valued = pytest.mark.parametrize("name", VALUED)
 
 
@@ -71,11 +79,20 @@ def rows(time_limits_are_terminal: bool = False) -> Batch:
 
 @cache
 def trained(name: str, wrong: bool = False) -> PyTree:
-    algorithm, keys = ALGORITHMS[name], make_keys((0,), 0)
-    state = jax.jit(lambda: initial_state(algorithm, {}, SPEC, keys))()
+    models: Models = {}
+    if name == "spot":  # its penalty is all but off
+        vae = BehaviourVAE(hidden_sizes=(32, 32))
+        models = vae.export(vae.init({}, SPEC, jax.random.key(0)))
+    return learned(ALGORITHMS[name], rows(wrong), SPEC, models)
+
+
+def learned(algorithm: Algorithm, data: Batch, spec: Spec, models: Models) -> PyTree:
+    """The state after UPDATES updates on `data`, from models of earlier phases."""
+    keys, models = make_keys((0,), 0), jax.tree.map(lambda x: x[None], models)
+    state = jax.jit(lambda: initial_state(algorithm, models, spec, keys))()
     rounds = np.int32(UPDATES // algorithm.policy_update_interval)
-    start, program = np.int32(0), Program(algorithm, "offline", SPEC)
-    state, _ = learn(program, state, {}, keys.learn, rows(wrong), start, rounds)
+    start, program = np.int32(0), Program(algorithm, "offline", spec)
+    state, _ = learn(program, state, {}, keys.learn, data, start, rounds)
     return jax.tree.map(lambda x: x[0], state)
 
 
@@ -133,14 +150,39 @@ def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc"])
+@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc", "spot", "rebrac"])
 def test_the_policy_picks_the_best_action(name: str) -> None:
     assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
 
 
-def test_cloning_keeps_the_policy_at_the_data() -> None:
-    """The same algorithm as td3_bc with the Q term all but off: the mean of uniform actions."""
-    assert abs(policy("cloning")["choice"]) < 0.15
+@pytest.mark.parametrize("name", ["cloning", "bc", "penalized"])
+def test_cloning_keeps_the_policy_at_the_data(name: str) -> None:
+    """BC, and others with the Q term all but off: the mean of uniform actions."""
+    assert abs(policy(name)["choice"]) < 0.15
+
+
+def test_rebrac_charges_values_for_leaving_the_next_action() -> None:
+    """Next actions are known of "first" alone, whose rows "second" ones follow: uniform, of mean square 1/3.
+
+    The cloned policy's target action is 0 and noise of 0.2, clipped at 0.5, whose mean square is 0.039.
+    """
+    assert abs(values("penalized")["first"].mean() - DISCOUNT * (1 - (1 / 3 + 0.039))) < 0.06
+    np.testing.assert_allclose(values("penalized")["forever"], 1 / (1 - DISCOUNT), rtol=0.05)
+
+
+def test_spot_stays_in_the_support() -> None:
+    """Actions near -0.6 and 0.6, rewards that rise with them: the best supported one, not their mean, nor 1."""
+    rng = np.random.default_rng(0)
+    action: Any = (rng.choice([-0.6, 0.6], (ROWS, 1)) + rng.normal(0, 0.03, (ROWS, 1))).astype(np.float32)
+    zeros: Any = np.zeros((ROWS, 1), np.float32)
+    ends: Any = np.ones(ROWS, np.float32)
+    data, spec = Batch(zeros, action, action[:, 0], zeros, ends, {}), Spec(1, 1)
+    vae = learned(BehaviourVAE(batch_size=64, hidden_sizes=(32, 32), kl_weight=0.1), data, spec, {}).vae
+    algorithm = SPOT(
+        support_weight=50.0, vae_kl_weight=0.1, vae_hidden_sizes=(32, 32), actor_dropout=0.0, **QUICK, **RATES
+    )
+    state = learned(algorithm, data, spec, {"vae": vae})
+    assert abs(float(act_greedily(algorithm, state, zeros[:1])[0, 0]) - 0.6) < 0.15
 
 
 class Choice(gym.Env):
