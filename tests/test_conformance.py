@@ -18,10 +18,11 @@ from segue.core.algorithm import Algorithm
 from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
 from segue.core.replay import Memory, gather
 from segue.core.types import Batch, Models, PyTree, Spec
+from segue.methods.awac import AWAC
 from segue.methods.bc import BC
 from segue.methods.cql import CQL
 from segue.methods.fqe import FQE
-from segue.methods.iql import IQLCritics
+from segue.methods.iql import IQL, IQLCritics
 from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
 from segue.methods.spot import SPOT
@@ -53,6 +54,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "cal_ql": CQL(calibrate=True, initialization="finetune", **SMALL_CQL),
     "td3": TD3(**SMALL),
     "sac": SAC(policy_update_interval=2, **SMALL),
+    "iql": IQL(actor_dropout=0.25, policy_update_interval=2, **SMALL),
+    "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
+    "awac": AWAC(policy_update_interval=2, **SMALL),
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
     "fqe": FQE(SAC(**SMALL), stochastic=True, policy_update_interval=2, **SMALL),
 }
@@ -81,13 +85,17 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cal_ql": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE), ()),
     "td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
+    "iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
+    "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
+    "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
     "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
     "fqe": ((*CRITIC, TARGET_CRITIC), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
 one_of_each_class = pytest.mark.parametrize(
-    "name", ["ssar_masked", "td3", "spot", "rebrac", "cql_lagrange_max_backup", "sac", "iql_critics", "fqe"]
+    "name",
+    ["ssar_masked", "td3", "spot", "rebrac", "cql_lagrange_max_backup", "sac", "iql", "awac", "iql_critics", "fqe"],
 )
 
 

@@ -24,8 +24,9 @@ from segue.core.phases import Online
 from segue.core.replay import empty_rows
 from segue.core.types import Batch, Models, PyTree, Spec
 from segue.environment import Environment
+from segue.methods.awac import AWAC
 from segue.methods.bc import BC
-from segue.methods.iql import IQLCritics
+from segue.methods.iql import IQL, IQLCritics
 from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
 from segue.methods.spot import SPOT
@@ -52,9 +53,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "spot": SPOT(support_weight=1e-3, vae_hidden_sizes=(32, 32), actor_dropout=0.0, **QUICK, **RATES),
     "rebrac": ReBRAC(actor_penalty=1e-3, critic_penalty=0.0, **QUICK, **RATES),
     "penalized": ReBRAC(actor_penalty=100.0, critic_penalty=1.0, **QUICK, **RATES),
+    "iql": IQL(0.5, inverse_temperature=10.0, cosine_updates=UPDATES, value_learning_rate=1e-3, **QUICK, **RATES),
+    "awac": AWAC(advantage_temperature=0.1, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
-VALUED = ("td3", "sac", "td3_bc", "spot", "rebrac", "iql_critics")
+VALUED = ("td3", "sac", "td3_bc", "spot", "rebrac", "iql", "awac", "iql_critics")
 every_valued = pytest.mark.parametrize("name", VALUED)
 
 
@@ -150,7 +153,7 @@ def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc", "spot", "rebrac"])
+@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc", "spot", "rebrac", "iql"])
 def test_the_policy_picks_the_best_action(name: str) -> None:
     assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
 
@@ -183,6 +186,23 @@ def test_spot_stays_in_the_support() -> None:
     )
     state = learned(algorithm, data, spec, {"vae": vae})
     assert abs(float(act_greedily(algorithm, state, zeros[:1])[0, 0]) - 0.6) < 0.15
+
+
+def test_awac_clones_by_capped_weights() -> None:
+    """Its policy is the mean of uniform actions, weighed by how much better than its own they are.
+
+    Not the best action: one std serves all contexts, and where it is wide the cap makes many actions equally good.
+    """
+    algorithm: Any = ALGORITHMS["awac"]
+    std = np.exp(np.asarray(trained("awac").actor.params["log_std"]))
+    actions, noise = np.linspace(-1, 1, 401), np.random.default_rng(0).normal(size=1000)
+    mean = 0.0
+    for _ in range(30):  # to the fixed point
+        own = np.clip(mean + std * noise, -1, 1)
+        advantage = (own - BEST_ACTION) ** 2 - (actions[:, None] - BEST_ACTION) ** 2
+        weight = np.minimum(np.exp(advantage / algorithm.advantage_temperature), algorithm.advantage_weight_max).mean(1)
+        mean = float((weight * actions).sum() / weight.sum())
+    assert 0.3 < mean < BEST_ACTION and abs(policy("awac")["choice"] - mean) < 0.08, mean
 
 
 class Choice(gym.Env):
