@@ -110,7 +110,7 @@ TUNE = "finetune {run} --out {tmp}/new"
 WRONG: dict[str, tuple[str, str]] = {
     # commands and methods
     "unknown command": ("trian td3_bc", "did you mean 'train'"),
-    "no method": ("train", "the first argument is the METHOD: choose one of td3_bc, td3_bc_ssar, sac, td3"),
+    "no method": ("train", f"the first argument is the METHOD: choose one of {', '.join(METHODS)}"),
     "option before method": ("train --steps 3 td3_bc", "the first argument is the METHOD"),
     "unknown method": ("train td3bc --dataset {data}", "method 'td3bc' is unknown; did you mean td3_bc"),
     "unknown offline method": ("run td3 --offline td3bc --dataset {data} --out {tmp}/new", "'td3bc' is unknown"),
@@ -170,9 +170,9 @@ WRONG: dict[str, tuple[str, str]] = {
     "folder is a file": ("train td3_bc --dataset {data} --out {data}", "is a file: choose another folder"),
     # phases that cannot follow each other
     "no offline phase": ("run sac --dataset {data} --out {tmp}/new", "name one with --offline"),
-    "sac after td3_bc": ("run sac --offline td3_bc --dataset {data} --out {tmp}/new", "go on with td3 or td3_bc"),
+    "sac after td3_bc": ("run sac --offline td3_bc --dataset {data} --out {tmp}/new", "go on with td3, td3_bc"),
     "offline method without data": ("run td3 --offline sac --dataset {data} --out {tmp}/new", "sac has no offline"),
-    "finetune td3_bc by sac": (TUNE + " --method sac", "go on with td3 or td3_bc"),
+    "finetune td3_bc by sac": (TUNE + " --method sac", "go on with td3, td3_bc"),
     "finetune sac by td3_bc": ("finetune {sac} --method td3_bc --out {tmp}/new --replay none", "go on with sac"),
     "no selector": (TUNE + " --method td3_bc_ssar --selection iql_advantage", "choose --selection return"),
     # selection
