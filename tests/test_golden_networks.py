@@ -15,19 +15,23 @@ from segue.core.algorithm import Algorithm
 from segue.core.learn import act, act_greedily
 from segue.core.types import Spec
 from segue.methods.awac import AWAC
+from segue.methods.cql import CQL
 from segue.methods.iql import IQL, IQLCritics
 from segue.methods.ssar import StateAdaptive
 from segue.methods.td3_bc import TD3BC
+from segue.recipes.cql import CalQLRecipe
+from segue.recipes.ssar import SSARCQLRecipe
 from tests.golden_files import Record, acting_state, cases, explored
 
 ACTING_TOLERANCE = 2e-6  # float32 in the record too
-OTHERS = ("bc", "calql", "cql", "cql_finetune", "cql_sa", "spot")
+OTHERS = ("bc", "spot")
 HIDDEN: dict[str, Any] = {"hidden_sizes": (16, 16)}
 POLICIES: dict[str, Algorithm] = {
     "td3bc": TD3BC(online_action_noise=0.0, **HIDDEN),  # with SSAR it acts with pi(s) alone (ssar.md 2.9.4)
     "iql_gaussian": IQL(**HIDDEN),
     "iql_deterministic": IQL(deterministic_actor=True, online_action_noise=0.0, **HIDDEN),  # noise: loop records
     "awac": AWAC(hidden_sizes=(16, 16, 16)),
+    "cql": CQL(hidden_sizes=(16, 16, 16), critic_hidden_sizes=(16,)),
 }
 
 
@@ -68,6 +72,9 @@ def networks(spec: Spec) -> dict[str, Any]:
         plain = TD3BC().init({}, spec, key)
         selector = IQLCritics().init({}, spec, key)
         awac = AWAC().init({}, spec, key)
+        cql = CQL().init({}, spec, key)
+        cql_ssar = SSARCQLRecipe().host.init({}, spec, key)
+        cal_ql = CalQLRecipe().algorithm.init({}, spec, key)
         return {
             "td3bc_sa/actor": ssar.actor.params,
             "td3bc_sa/critic": ssar.critic.params[0],
@@ -78,10 +85,27 @@ def networks(spec: Spec) -> dict[str, Any]:
             "iql/actor_gaussian": IQL().init({}, spec, key).actor.params,
             "awac/actor": awac.actor.params,
             "awac/critic": awac.critic.params[0],
+            "cql/actor": cql.actor.params,
+            "cql/critic": cql.critic.params[0],
+            "cql_sa/actor": cql_ssar.actor.params,
+            "cql_sa/critic": cql_ssar.critic.params[0],
+            "calql/actor": cal_ql.actor.params,
+            "calql/critic": cal_ql.critic.params[1],
+            "cql_finetune/actor": cal_ql.actor.params,  # Cal-QL is the fine-tuned CQL with a bound
+            "cql_finetune/critic": cal_ql.critic.params[0],
+            "scalars": {"log_alpha": cql_ssar.temperature.params, "log_alpha_prime": cql_ssar.multiplier.params},
         }
 
     parameters: dict[str, Any] = jax.tree.map(np.asarray, jax.jit(fresh)())
     return parameters
+
+
+def orthogonality(kernel: np.ndarray) -> tuple[float, float]:
+    """Gain of an orthogonal kernel, and the largest entry of its products that should not be there, over gain^2."""
+    kernel = kernel.astype(np.float64)
+    products = kernel @ kernel.T if kernel.shape[0] < kernel.shape[1] else kernel.T @ kernel
+    square = products.diagonal().mean()
+    return float(np.sqrt(square)), float(np.abs(products / square - np.eye(len(products))).max())
 
 
 @pytest.mark.parametrize("name", cases("initialisation"))
@@ -90,33 +114,45 @@ def test_initialisation_has_the_recorded_statistics(name: str, capsys: pytest.Ca
 
     A uniform's std from n samples has relative error sqrt((kurtosis - 1) / 4 n) = sqrt(0.2 / n): five of them, doubled
     because the record is a sample too. The largest of n lies below the bound by about bound / n: twenty of those.
-    A wrong rule shows: the record's other rules (orthogonal, Xavier) are off by tens of per cent.
+    A wrong rule shows: the record's other rules (orthogonal, Xavier) are off by tens of per cent. Orthogonal kernels
+    are known by their products: their largest entry has no bound, so it is not compared.
     """
     record = Record(name)
     h = record.hparams
     found = networks(Spec(h["observation_dim"], h["action_dim"]))
+    scalars = found.pop("scalars")
+    for method in ("cql_sa", "calql"):
+        assert {key: float(record[f"{method}/{key}"]) for key in scalars} == scalars
     recorded = {"/".join(key.split("/")[:2]) for key in record.file.files if key.count("/") == 2}
     assert {key for key in recorded if key.split("/")[0] not in OTHERS} == set(found)
     for net, params in found.items():
         if "log_std" in params:
             np.testing.assert_array_equal(params["log_std"], record[f"{net}/log_std"])
+        for scalar in {"log_std_multiplier", "log_std_offset"} & set(params):
+            assert params[scalar] == record[f"{net}/{scalar}"]
+        orthogonal = record[f"{net}/orthogonality_error"][0] < 1e-5
         layers = [params[f"layers_{i}"] for i in range(sum(key.startswith("layers_") for key in params))]
         assert [x["kernel"].shape for x in layers] == [tuple(x) for x in record[f"{net}/kernel_shape"].astype(int)]
         for i, layer in enumerate(layers):
             kernel, bias, where = layer["kernel"], layer["bias"], f"{net} layer {i}"
             std, largest = float(record[f"{net}/kernel_std"][i]), float(record[f"{net}/kernel_max_abs"][i])
             assert abs(kernel.std() / std - 1) < 10 * np.sqrt(0.2 / kernel.size), where
-            assert abs(np.abs(kernel).max() / largest - 1) < 20 / kernel.size, where
+            if orthogonal:
+                gain, error = orthogonality(kernel)
+                assert abs(gain / float(record[f"{net}/orthogonal_gain"][i]) - 1) < 1e-5 and error < 1e-5, where
+            else:
+                assert abs(np.abs(kernel).max() / largest - 1) < 20 / kernel.size, where
             low, high = float(record[f"{net}/bias_min"][i]), float(record[f"{net}/bias_max"][i])
-            if net == "sa/coefficient_net":  # constants
+            if net == "sa/coefficient_net" or low == high == 0:  # constants
                 np.testing.assert_allclose([bias.min(), bias.max()], [low, high], rtol=0, atol=1e-7)
                 continue
             bound = kernel.shape[0] ** -0.5  # what the recorded biases respect too
             assert max(abs(low), abs(high), np.abs(bias).max()) <= bound, where
             if bias.size > 100:
                 assert bias.min() < -0.9 * bound and bias.max() > 0.9 * bound, where
-    norms = [params for key, params in found["td3bc_sa/critic"].items() if key.startswith("norm_")]
-    assert len(norms) == 2
+    critics = found["td3bc_sa/critic"] | {f"cql_{key}": value for key, value in found["cql_sa/critic"].items()}
+    norms = [params for key, params in critics.items() if "norm_" in key]
+    assert len(norms) == 2 + 3
     for norm in norms:
         assert (norm["scale"] == 1).all() and (norm["bias"] == 0).all()
     others = sorted({key.split("/")[0] for key in recorded} & set(OTHERS))
