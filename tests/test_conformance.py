@@ -17,7 +17,7 @@ from segue import checkpoint
 from segue.core.algorithm import Algorithm
 from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
 from segue.core.replay import Memory, gather
-from segue.core.types import Batch, Models, PyTree, Spec
+from segue.core.types import Batch, PyTree, Spec
 from segue.methods.awac import AWAC
 from segue.methods.bc import BC
 from segue.methods.cql import CQL
@@ -60,8 +60,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
     "fqe": FQE(SAC(**SMALL), stochastic=True, policy_update_interval=2, **SMALL),
 }
-# What makes the models that an algorithm needs.
-BEFORE: dict[str, Algorithm] = {"spot": ALGORITHMS["behaviour_vae"]}
 ACTOR, TARGET_ACTOR = (".actor.params", ".actor.opt_state"), ".actor.target"
 CRITIC, TARGET_CRITIC = (".critic.params", ".critic.opt_state", ".updates"), ".critic.target"
 BETA = (".beta.net.params", ".beta.net.opt_state")
@@ -79,10 +77,10 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "spot": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "rebrac": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "cql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
-    "cql_lagrange_max_backup": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE, *MULTIPLIER), ()),
-    "cql_ssar_masked": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE, *BETA), ()),
-    "cql_ssar_online": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE), ()),
-    "cal_ql": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE), ()),
+    "cql_lagrange_max_backup": ((*CRITIC, TARGET_CRITIC, *MULTIPLIER), (*ACTOR, *TEMPERATURE)),
+    "cql_ssar_masked": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE, *BETA)),
+    "cql_ssar_online": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
+    "cal_ql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
@@ -124,12 +122,6 @@ def columns(name: str, seeds: int) -> dict[str, np.ndarray]:
     return {column: np.tile(np.arange(ROWS) % 3 > 0, (seeds, 1)).astype(float) for column in wanted}
 
 
-def before(name: str, key: jax.Array) -> Models:
-    """The models that earlier phases made."""
-    algorithm = BEFORE.get(name)
-    return algorithm.export(algorithm.init({}, SPEC, key)) if algorithm else {}
-
-
 def program(name: str) -> Program:
     return Program(ALGORITHMS[name], "offline", SPEC)
 
@@ -138,12 +130,7 @@ def program(name: str) -> Program:
 def start(name: str) -> PyTree:
     """Fresh states [SEEDS], on the host: `learn` eats what it is given."""
     keys = make_keys(SEEDS, 0)
-    models = jax.vmap(lambda key: before(name, key))
-
-    def fresh() -> PyTree:
-        return initial_state(ALGORITHMS[name], models(keys.init), SPEC, keys)
-
-    return jax.device_get(jax.jit(fresh)())
+    return jax.device_get(jax.jit(lambda keys: initial_state(ALGORITHMS[name], {}, SPEC, keys))(keys))
 
 
 def of_seed(tree: PyTree, k: int) -> PyTree:
@@ -194,7 +181,7 @@ def assert_same(a: PyTree, b: PyTree) -> None:
 def test_shapes(name: str) -> None:
     """`init`, `draw`, `update`, `act`, `export`, and a second `init` from the exported models."""
     algorithm, key = ALGORITHMS[name], jax.random.key(0)
-    state = jax.eval_shape(lambda: algorithm.init(before(name, key), SPEC, key))
+    state = jax.eval_shape(lambda: algorithm.init({}, SPEC, key))
     memory = Memory(rows(), {name: column[0] for name, column in columns(name, 1).items()})
     batch = gather("offline", memory, np.arange(algorithm.batch_size), "next_action" in algorithm.columns)
 
@@ -217,16 +204,19 @@ def test_shapes(name: str) -> None:
     for explore in (False, True):
         act = lambda s, flag=explore: algorithm.act(s, jnp.zeros(3), key, flag)  # noqa: E731
         assert jax.eval_shape(act, state).shape == (2,)
-    again = jax.eval_shape(lambda models: algorithm.init(before(name, key) | models, SPEC, key), models)
+    again = jax.eval_shape(lambda models: algorithm.init(models, SPEC, key), models)
     assert described(again) == described(state)
 
 
 @every_algorithm
 def test_an_update_moves_what_is_trained_and_nothing_else(name: str) -> None:
-    """On an update that is no policy step, and over a round, which ends with one."""
+    """On an update that is no policy step, if there are such, and over a round, which ends with one."""
     fresh = of_seed(start(name), 0)
     always, on_policy_steps = MOVES[name]
-    for after, wanted in ((single(name, fresh, 0), always), (rounds(name, fresh, 0, 1), always + on_policy_steps)):
+    cases = [(rounds(name, fresh, 0, 1), always + on_policy_steps)]
+    if ALGORITHMS[name].policy_update_interval > 1:
+        cases.append((single(name, fresh, 0), always))
+    for after, wanted in cases:
         for leaf, did in moved(fresh, after).items():
             assert did == leaf.startswith(wanted), f"{leaf} {'moved' if did else 'stood still'}"
 
