@@ -83,15 +83,16 @@ class SPOT(Algorithm[State]):
 
     def init(self, models: Models, spec: Spec, key: jax.Array) -> State:
         """Fresh or continued actor and critics, their optimizers anew (baselines.md 7)."""
-        actor_key, critic_key = jax.random.split(key)
+        actor_key, critic_key, vae_key = jax.random.split(key, 3)
         actor_adam, critic_adam = Adam(self.actor_learning_rate), Adam(self.critic_learning_rate)
         policy = DeterministicPolicy(*spec, self.hidden_sizes, _bounded(self.actor_last_bound))
         critics = Critics(*spec, self.hidden_sizes, last_initializer=_bounded(self.critic_last_bound))
+        vae = models["vae"].params if "vae" in models else ActionVAE(*spec, self.vae_hidden_sizes).init(vae_key)
         updates = models.get("updates", jnp.int32(0))
         return State(
             actor=Model.take(models, "actor", policy, actor_adam, actor_key, target=True, keep_moments=False),
             critic=Model.take(models, "critic", critics, critic_adam, critic_key, target=True, keep_moments=False),
-            vae=models["vae"].params,
+            vae=vae,
             online_origin=updates if "updates" in models else jnp.int32(OFFLINE),
             updates=updates,
         )
