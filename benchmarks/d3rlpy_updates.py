@@ -17,7 +17,7 @@ import torch
 
 ROWS = 100_000
 EPISODE_LENGTH = 1_000
-SECONDS_PER_TRIAL = 1.0
+SECONDS_PER_TRIAL = 0.8
 TRIALS = 3
 CONFIGS = {
     "awac": d3rlpy.algos.AWACConfig,

@@ -17,8 +17,8 @@ from benchmarks.matrix_rate import matrix_rate
 from benchmarks.subjects import Job, subjects
 from segue.core.types import Spec
 
-SECONDS_PER_TRIAL = 0.8
-TRIALS = 4
+SECONDS_PER_TRIAL = 0.7
+TRIALS = 3
 
 
 def updates_per_second(job: Job, clock: Clock, trial_seconds: float = SECONDS_PER_TRIAL) -> float:
