@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from segue.core.algorithm import Algorithm
 from segue.core.coefficient import Coefficient
-from segue.core.model import Adam, Model
+from segue.core.model import Adam, Model, parts_for_cache
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.losses import td_target
 from segue.nets.networks import Critics, Initializer, Orthogonal, Scalar, XavierUniform, fan_in_uniform
@@ -36,6 +36,7 @@ FLOOR_N = 10.0  # the data's log-density is floored at that of ten standard devi
 THRESHOLD_ACTION_LIMIT = 0.99999  # of the actions at n standard deviations, before their atanh (S12)
 THRESHOLD_WIDTH_PER_N = 0.1  # and their largest distance from tanh(mean) (S12)
 MULTIPLIER_MAX = 1e6  # of alpha' (S10)
+DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
 
 
 @jax.tree_util.register_dataclass
@@ -61,6 +62,17 @@ class Draws(NamedTuple):
     next_policy_noise: jax.Array  # [B, K, A]
 
 
+class Rows(NamedTuple):
+    """What the critics' loss reads of each row."""
+
+    obs: jax.Array  # [B, S]
+    actions: jax.Array  # [B, 3 K + 1, A] sampled ones, then the data's
+    log_density: jax.Array  # [B, 3 K] of the sampled ones
+    y: jax.Array  # [B]
+    weight: jax.Array  # [B] beta
+    bound: Any  # [B] Cal-QL's, or None
+
+
 def threshold_log_density(mean: jax.Array, log_std: jax.Array, n: jax.Array | float) -> jax.Array:
     """C_n [..., A]: the smaller log-density of the two actions n standard deviations from the mean (S12)."""
     centre, width = jnp.tanh(mean), THRESHOLD_WIDTH_PER_N * n
@@ -71,6 +83,12 @@ def threshold_log_density(mean: jax.Array, log_std: jax.Array, n: jax.Array | fl
         return tanh_gaussian_log_density(jnp.arctanh(jnp.clip(action, centre - width, centre + width)), mean, log_std)
 
     return jnp.minimum(at(1), at(-1))
+
+
+def data_log_density(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """l_j [..., A]: log-density of an action of the data in each dimension (S6)."""
+    inside = jnp.clip(action, -DATA_ACTION_LIMIT, DATA_ACTION_LIMIT)
+    return tanh_gaussian_log_density(jnp.arctanh(inside), mean, log_std)
 
 
 @dataclass(frozen=True)
@@ -174,17 +192,20 @@ class CQL(Algorithm[State]):
         following = s.actor(batch.next_obs)
         next_value = self._next_value(s, batch, draws, following, alpha)  # [B]
         y = td_target(batch, self.discount, next_value)  # [B]
-        samples = self._samples(batch, draws, current, following)
+        actions, log_density = self._samples(batch, draws, current, following)
         if self.coefficient is None:
             weight: jax.Array = jnp.full_like(batch.reward, self.conservative_weight)
         else:
             weight = self.coefficient(s.beta, batch, s.updates + 1)  # [B]
         multiplier = jnp.clip(jnp.exp(s.multiplier()), 0, MULTIPLIER_MAX) if self.lagrange else jnp.ones(())
 
-        def critic_loss(critic: Model) -> tuple[jax.Array, Any]:
-            return self._critic_loss(critic, batch, samples, y, weight, multiplier)
+        rows = Rows(batch.obs, actions, log_density, y, weight, batch.extras.get("return_to_go"))
+        parts = parts_for_cache(len(y), actions.shape[1] * max(self.critic_hidden_sizes))
 
-        critic, loss, (excess, info) = s.critic.descend(critic_loss)
+        def critic_loss(critic: Model, part: Rows) -> tuple[jax.Array, Any]:
+            return self._critic_loss(critic, part, multiplier)
+
+        critic, loss, (excess, info) = s.critic.descend_in_parts(critic_loss, rows, parts)
         metrics |= info | {"critic_loss": loss, "target_value_mean": next_value.mean()}
         changed["critic"] = self._track(s, critic)
         if self.lagrange:
@@ -232,7 +253,7 @@ class CQL(Algorithm[State]):
 
     def _log_likelihood(self, mean: jax.Array, log_std: jax.Array, batch: Batch) -> jax.Array:
         """[B] log pi(a_data|s)."""
-        return tanh_gaussian_log_density(jnp.arctanh(batch.action), mean, log_std).sum(-1)
+        return data_log_density(batch.action, mean, log_std).sum(-1)
 
     def _next_value(
         self, s: State, batch: Batch, draws: Draws, policy: tuple[jax.Array, jax.Array], alpha: jax.Array
@@ -259,37 +280,30 @@ class CQL(Algorithm[State]):
         return jax.lax.stop_gradient((actions, jnp.concatenate(densities, axis=1)))
 
     def _critic_loss(
-        self,
-        critic: Model,
-        batch: Batch,
-        samples: tuple[jax.Array, jax.Array],
-        y: jax.Array,
-        weight: jax.Array,
-        multiplier: jax.Array,
+        self, critic: Model, rows: Rows, multiplier: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
-        """(S9) to (S11); also sum_i R_i / alpha', and what is worth knowing of each critic."""
-        actions, log_density = samples
+        """(S9) to (S11); also sum_i R_i / alpha', and what is worth knowing of each critic. All are means over rows."""
         k, temperature = self.num_sampled_actions, self.conservative_temperature
         metrics: Metrics = {}
         total = excess = jnp.zeros(())
-        every = critic.net.of_several(critic.params, batch.obs, actions)  # [2, B, 3 K + 1]
+        every = critic.net.of_several(critic.params, rows.obs, rows.actions)  # [2, B, 3 K + 1]
         for i in (1, 2):
             q, data = every[i - 1, :, :-1], every[i - 1, :, -1]  # [B, 3 K], [B]
             if self.calibrate:
-                bound = batch.extras["return_to_go"][:, None]
+                bound = rows.bound[:, None]
                 for group, part in (("next", q[:, k : 2 * k]), ("current", q[:, 2 * k :])):
                     metrics[f"critic_{i}_{group}_policy_below_bound_rate"] = (part < bound).astype(q.dtype).mean()
                 q = jnp.concatenate([q[:, :k], jnp.maximum(q[:, k:], bound)], axis=1)
             if self.importance_sampling:
-                values = q - log_density
+                values = q - rows.log_density
             else:
                 values = jnp.concatenate([q, data[:, None]], axis=1)
             z = temperature * jax.nn.logsumexp(values / temperature, axis=1)  # [B]
             gap = jnp.clip(z - data, self.gap_clip_min, self.gap_clip_max)  # [B]
-            conservative = (weight * (gap - self.lagrange_gap if self.lagrange else gap)).mean()
+            conservative = (rows.weight * (gap - self.lagrange_gap if self.lagrange else gap)).mean()
             excess += conservative
             conservative *= multiplier
-            td = jnp.square(data - y).mean()
+            td = jnp.square(data - rows.y).mean()
             total += td + conservative
             metrics |= {
                 f"critic_{i}_mean": data.mean(),
@@ -315,7 +329,7 @@ class CQL(Algorithm[State]):
     def _coefficient_step(self, s: State, coefficient: Coefficient, batch: Batch) -> tuple[PyTree, Metrics]:
         """SSAR's coefficient learns from the new actor's densities (S13)."""
         mean, log_std = s.actor(batch.obs)  # [B, A]
-        likelihood = tanh_gaussian_log_density(jnp.arctanh(batch.action), mean, log_std)  # [B, A]
+        likelihood = data_log_density(batch.action, mean, log_std)  # [B, A]
         floored = jnp.maximum(likelihood, threshold_log_density(mean, log_std, FLOOR_N))
 
         def slack(n: jax.Array) -> jax.Array:
