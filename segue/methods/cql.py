@@ -37,6 +37,7 @@ THRESHOLD_ACTION_LIMIT = 0.99999  # of the actions at n standard deviations, bef
 THRESHOLD_WIDTH_PER_N = 0.1  # and their largest distance from tanh(mean) (S12)
 MULTIPLIER_MAX = 1e6  # of alpha' (S10)
 DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
+DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
 
 
 @jax.tree_util.register_dataclass
@@ -83,6 +84,12 @@ def threshold_log_density(mean: jax.Array, log_std: jax.Array, n: jax.Array | fl
         return tanh_gaussian_log_density(jnp.arctanh(jnp.clip(action, centre - width, centre + width)), mean, log_std)
 
     return jnp.minimum(at(1), at(-1))
+
+
+def data_log_density(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """l_j [..., A]: log-density of an action of the data in each dimension (S6)."""
+    inside = jnp.clip(action, -DATA_ACTION_LIMIT, DATA_ACTION_LIMIT)
+    return tanh_gaussian_log_density(jnp.arctanh(inside), mean, log_std)
 
 
 def data_log_density(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
