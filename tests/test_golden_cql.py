@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from segue.core.model import Adam
-from segue.core.types import Batch
+from segue.core.types import Batch, Metrics
 from segue.methods.cql import CQL, FLOOR_N, Draws, State, threshold_log_density
 from segue.methods.ssar import Annealed, CoefficientNet, CoefficientState, StateAdaptive
 from segue.nets.networks import Critics, Scalar
@@ -29,6 +29,8 @@ from tests.golden_files import (
 
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
 CASES = cases("cql", "cql_*", "calql_*")
+OCR_CFT = [f"ocr_cft/{name}" for name in cases("ocr_cft/cql_offline*")]
+OCR_CFT_TOLERANCE = 1e-9  # of that record's README: parameters absolutely, others over max(1, largest)
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +158,16 @@ def coefficient_scalars(h: dict[str, Any], before: State, after: State, batch: B
     return found
 
 
+def assert_state(s: State, after: dict[str, Any]) -> None:
+    """The networks, and the scalars that were recorded."""
+    assert_parameters(s.actor.params, after["actor"], "actor")
+    assert_parameters(s.critic.params, twin(after, "critic"), "critic")
+    assert_parameters(s.critic.target, twin(after, "target_critic"), "target_critic")
+    for name, scalar in (("log_alpha", s.temperature), ("log_alpha_prime", s.multiplier)):
+        if name in after:
+            assert_parameters(scalar.params, after[name], name)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     record = Record(name)
@@ -179,12 +191,8 @@ def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str])
             scalars |= coefficient_scalars(h, before, s, batch)
         assert_scalars(record, f"step_{step}/scalars", scalars, names)
         after = record.tree(f"step_{step}/after")
-        assert_parameters(s.actor.params, after["actor"], "actor")
-        assert_parameters(s.critic.params, twin(after, "critic"), "critic")
-        assert_parameters(s.critic.target, twin(after, "target_critic"), "target_critic")
-        if h["automatic_temperature"]:
-            assert_parameters(s.temperature.params, after["log_alpha"], "log_alpha")
-        assert_parameters(s.multiplier.params, after["log_alpha_prime"], "log_alpha_prime")
+        assert_state(s, after)
+        assert ("log_alpha" in after, "log_alpha_prime" in after) == (h["automatic_temperature"], True)
         assert int(s.updates) == int(after["total_steps"])
         if s.beta:
             assert_parameters(s.beta.net.params, after["coefficient_net"], "coefficient_net")
@@ -213,5 +221,135 @@ def test_networks_equal_the_probe(name: str) -> None:
     np.testing.assert_allclose(log_std, np.clip(record["probe/actor_log_std_unclipped"], -20, 2), rtol=0, atol=1e-10)
 
 
+def close(got: Any, want: Any, where: str) -> None:
+    """As near as the README of the folder ocr_cft asks."""
+    assert np.shape(got) == np.shape(want), where
+    scale = max(1.0, np.abs(np.asarray(want)).max())
+    assert np.abs(np.asarray(got) - np.asarray(want)).max() / scale <= OCR_CFT_TOLERANCE, where
+
+
+def assert_gradients(state: State, gradients: dict[str, Any], b1: float) -> None:
+    """What the first update handed to the optimizers: Adam's first moment holds 1 - b1 of it."""
+    nets = {"actor": state.actor, "critic": state.critic, "log_alpha": state.temperature}
+    if "log_alpha_prime" in gradients:
+        nets["log_alpha_prime"] = state.multiplier
+    for name, net in nets.items():
+        want = twin(gradients, name) if name == "critic" else gradients[name]
+        moments = net.opt_state[0].mu  # type: ignore[attr-defined]
+        structure: Any = jax.tree.structure(moments)
+        assert structure == jax.tree.structure(want), name
+        for m, gradient in zip(jax.tree.leaves(moments), jax.tree.leaves(want), strict=True):
+            close(m / (1 - b1), gradient, f"gradient of {name}")
+
+
+def ocr_cft_algorithm(h: dict[str, Any]) -> CQL:
+    return CQL(
+        conservative_weight=h["cql_weight"],
+        num_sampled_actions=h["num_sampled_actions"],
+        importance_sampling=h["importance_sampling"],
+        conservative_temperature=h["logsumexp_temperature"],
+        max_target_backup=h["max_target_backup"],
+        backup_entropy=h["backup_entropy"],
+        lagrange=h["lagrange"],
+        lagrange_gap=h["target_action_gap"],
+        gap_clip_min=None if h["clip_difference_min"] == "-inf" else float(h["clip_difference_min"]),
+        gap_clip_max=None if h["clip_difference_max"] == "inf" else float(h["clip_difference_max"]),
+        cloning_warmup_updates=h["behaviour_cloning_steps"],
+        temperature_multiplier=h["alpha_multiplier"],
+        target_entropy_per_dimension=h["target_entropy"] / h["action_dim"],
+        discount=h["discount"],
+        target_update_rate=h["target_update_rate"],
+        target_update_interval=h["target_update_period"],
+    )
+
+
+def ocr_cft_state(record: Record) -> State:
+    h, tree = record.hparams, record.tree("init")
+    policy = TanhGaussianPolicy(5, 2, (16, 16, 16), trained_scale=True)
+    net = Critics(5, 2, (16, 16, 16))
+    assert hidden_sizes(tree["actor"]) == hidden_sizes(tree["critic_1"]) == (16, 16, 16)
+    return State(
+        actor=model(policy, tree["actor"], Adam(h["actor_lr"])),
+        critic=model(net, twin(tree, "critic"), Adam(h["critic_lr"]), twin(tree, "target_critic")),
+        temperature=model(Scalar(0.0), tree["log_alpha"], Adam(h["alpha_lr"])),
+        multiplier=model(Scalar(1.0), tree["log_alpha_prime"], Adam(h["alpha_prime_lr"])),
+        beta=(),
+        updates=jnp.int32(0),
+    )
+
+
+def watched(algorithm: CQL, s: State, batch: Batch, draws: Draws) -> tuple[State, Metrics, dict[str, jax.Array]]:
+    """The update, and what it computes on the way, from the networks and the parts of the equations."""
+    here, following = s.actor(batch.obs), s.actor(batch.next_obs)
+    k = algorithm.num_sampled_actions
+    action, log_prob = sample_tanh_gaussian(*here, draws.policy_noise)
+    mean, log_std = (x[:, None] for x in following)
+    next_action, next_log_prob = sample_tanh_gaussian(mean, log_std, draws.target_noise)  # [B, 1 or K, A]
+    target = s.critic.net.of_several(s.critic.target, batch.next_obs, next_action).min(0)
+    best = jnp.take_along_axis(next_log_prob, target.argmax(1)[:, None], 1)[:, 0]
+    bonus = jnp.exp(s.temperature()) * best if algorithm.backup_entropy else 0.0
+    actions, log_density = algorithm._samples(batch, draws, here, following)
+    q = s.critic.net.of_several(s.critic.params, batch.obs, actions)  # [2, B, 3 K + 1]
+    values = q[:, :, :-1] - log_density if algorithm.importance_sampling else q
+    t = algorithm.conservative_temperature
+    z = t * jnp.log(jnp.exp(values / t).sum(-1))
+    only = (next_action, next_log_prob) if algorithm.max_target_backup else (next_action[:, 0], next_log_prob[:, 0])
+    found = {
+        "policy_actions": action,
+        "log_prob": log_prob,
+        "q1": q[0, :, -1],
+        "q2": q[1, :, -1],
+        "next_actions": only[0],
+        "next_log_prob": only[1],
+        "next_log_prob_of_maximum": best,
+        "td_target": batch.reward + algorithm.discount * (1 - batch.terminal) * (target.max(1) - bonus),
+        "next_policy_actions_log_prob": log_density[:, k : 2 * k],
+        "policy_actions_log_prob": log_density[:, 2 * k :],
+        "q1_random_actions": q[0, :, :k],
+        "q1_next_policy_actions": q[0, :, k : 2 * k],
+        "q1_policy_actions": q[0, :, 2 * k : 3 * k],
+        "logsumexp_1": z[0],
+        "logsumexp_2": z[1],
+    }
+    return *algorithm.update(s, batch, draws, True), found
+
+
+@pytest.mark.parametrize("name", OCR_CFT)
+def test_updates_equal_the_other_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Recorded from another program, which keeps gradients too; some of its data's actions lie at the bounds."""
+    record = Record(name)
+    h, s, algorithm = record.hparams, ocr_cft_state(record), ocr_cft_algorithm(record.hparams)
+    update = jax.jit(watched, static_argnums=0)
+    for step in range(1, h["num_steps"] + 1):
+        at = f"step_{step}"
+        draw = {key: jnp.asarray(record[f"{at}/draws/{key}"]) for key in record.names(f"{at}/draws")}
+        target = draw["next_policy_noise"]
+        several = (draw["random_actions"], draw["repeated_policy_noise"], draw["repeated_next_policy_noise"])
+        draws = Draws(draw["policy_noise"], target if target.ndim == 3 else target[:, None], *several)
+        s, metrics, found = update(algorithm, s, batch_of(record, step), draws)
+        for key in record.names(f"{at}/intermediates"):
+            close(found[key], record[f"{at}/intermediates/{key}"], f"{at} {key}")
+        scalars = metrics | {
+            "alpha": metrics["entropy_temperature"],
+            "alpha_loss": metrics["entropy_temperature_loss"],
+            "policy_loss": metrics["actor_loss"],
+            "alpha_prime": metrics.get("lagrange_multiplier", 0.0),
+            "alpha_prime_loss": metrics.get("lagrange_loss", 0.0),
+            "mean_q1": metrics["critic_1_mean"],
+        }
+        for i in (1, 2):
+            scalars[f"td_loss_{i}"] = metrics[f"critic_{i}_td_loss"]
+            scalars[f"conservative_gap_{i}"] = metrics[f"critic_{i}_conservative_gap_mean"]
+        for key in record.names(f"{at}/scalars"):
+            close(scalars[key], record[f"{at}/scalars/{key}"], f"{at} {key}")
+        if step == 1:
+            assert_gradients(s, record.tree(f"{at}/gradients"), h["adam"]["b1"])
+        if step in h["parameters_recorded_after_steps"]:
+            assert_state(s, record.tree(f"{at}/after"))
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
+
+
 def test_the_folder_holds_the_cases() -> None:
+    assert len(OCR_CFT) == 3
     assert len(CASES) >= 12, "golden cases of CQL are missing in the folder that SEGUE_GOLDEN names"
