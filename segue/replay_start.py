@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.core.phases import Phase
+from segue.core.replay import DERIVED
 from segue.core.types import Batch, Models
 from segue.data import Dataset
 from segue.data.prepare import best_episodes, return_to_go, top_trajectories
@@ -98,9 +99,10 @@ def phase_data(
 
 
 def columns_of(phase: Phase) -> tuple[str, ...]:
-    """Extras that the phase's algorithm reads."""
+    """Extras that the phase's algorithm reads and that are stored with the rows."""
     coefficient = getattr(phase.algorithm, "coefficient", None)
-    return phase.algorithm.columns + (coefficient.columns if coefficient is not None else ())
+    columns = phase.algorithm.columns + (coefficient.columns if coefficient is not None else ())
+    return tuple(name for name in columns if name not in DERIVED)
 
 
 def _scaled_returns(dataset: Dataset, preparation: Preparation) -> np.ndarray:

@@ -18,6 +18,7 @@ from jax import lax
 from segue.core.types import Batch, Spec
 
 Mix = Literal["offline", "joined", "half", "online"]
+DERIVED = ("next_action", "next_action_known")  # extras of a batch that are read off its neighbours, and stored nowhere
 
 
 class Ring(NamedTuple):
@@ -138,7 +139,7 @@ def gather(mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = Fa
 
 
 def followed(batch: Batch, rows: Batch, following: jax.Array) -> Batch:
-    """`batch` with the extras "next_action" [n, A] and "next_action_known" [n], 1 where there is one.
+    """`batch` with the DERIVED extras: "next_action" [n, A], and "next_action_known" [n], 1 where there is one.
 
     It is the action of the `following` row [n] if that row begins where the batch's row ended. Nothing is known of
     what followed the newest row, or a time limit.

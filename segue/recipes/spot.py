@@ -66,7 +66,7 @@ class SPOTRecipe(Recipe):
             learning_rate=self.vae_learning_rate,
             hidden_sizes=self.algorithm.vae_hidden_sizes,
         )
-        return (Phase("behaviour", vae, self.vae_steps), Phase("offline", self.algorithm, updates))
+        return (Phase("vae", vae, self.vae_steps), Phase("offline", self.algorithm, updates))
 
     def online_phase(self, env_steps: int) -> Phase:
         """The same losses with a cooling penalty."""
