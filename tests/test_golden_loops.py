@@ -2,6 +2,10 @@
 
 The environment replays the recorded observations, rewards and endings; the algorithm acts as recorded and writes down
 what reaches it. What the networks then learn is the stepping cases' business (test_golden_td3bc.py and its like).
+
+Two of the records' buffers are not ours. Cal-QL's batches hold a quarter of the dataset, in front: ours half, behind;
+so its rows are looked up and put in order. Fine-tuned CQL's buffer overwrites the dataset when it is full: ours never
+does; so its slots are translated to rows that were written.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from segue.data import Dataset, load_dataset
 from segue.data.prepare import return_range_scale
 from segue.environment import Environment
 from segue.methods.awac import AWAC
+from segue.methods.cql import CQL
 from segue.methods.iql import IQL
 from segue.methods.spot import SPOT
 from segue.methods.ssar import Annealed, StateAdaptive
@@ -34,8 +39,10 @@ from segue.methods.td3_bc import TD3BC
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 from segue.recipes.awac import AWACRecipe
+from segue.recipes.cql import CalQLRecipe, CQLRecipe
 from segue.recipes.iql import IQLRecipe
 from segue.recipes.spot import SPOTRecipe
+from segue.recipes.ssar import SSARCQLRecipe
 from segue.replay_start import PhaseData, phase_data
 from tests.golden_files import FIELDS, Record, assert_batch, cases, explored, recorded_batch
 
@@ -131,23 +138,35 @@ def load(record: Record, folder: Path) -> Dataset:
 
 
 def prepare(record: Record, dataset: Dataset) -> Preparation:
-    """Rewards as the record scales them: by the range of returns, or shifted by -1 where they are sparse."""
-    normalize = record.hparams["normalise_observations"]
-    if record.hparams["environment"] == "antmaze":
-        return Preparation.of_dataset(dataset.observations, normalize, 1.0, -1.0)
-    scale = return_range_scale(dataset.rewards, dataset.terminated, 1000)
-    return Preparation.of_dataset(dataset.observations, normalize, scale, 0.0)
+    """Rewards as the record scales them: by the range of returns, or shifted where they are sparse."""
+    h = record.hparams
+    scale, bias = h.get("reward_scale", 1.0), h.get("reward_bias", -1.0)
+    if h["environment"] != "antmaze":
+        scale, bias = return_range_scale(dataset.rewards, dataset.terminated, 1000), 0.0
+    preparation = Preparation.of_dataset(dataset.observations, h["normalise_observations"], scale, bias)
+    if h["normalise_observations"]:
+        np.testing.assert_allclose(preparation.mean, record["normalisation/mean"], rtol=FLOAT32, atol=FLOAT32 / 10)
+        np.testing.assert_allclose(preparation.std, record["normalisation/std"], rtol=FLOAT32)
+    return replace(preparation, action_limit=SSARCQLRecipe().action_limit) if of_cql_sa(record) else preparation
+
+
+def of_cql_sa(record: Record) -> bool:
+    """Is it SSAR on CQL?"""
+    return "num_sampled_actions" in record.hparams
 
 
 def ssar_phases(record: Record, inherit: bool) -> tuple[Phase, Phase]:
     """The recorded run as we would ask for it."""
     h = record.hparams
-    selection = Selection("success", failure_reward=-1.0)
+    selection = Selection("success", failure_reward=h.get("reward_bias", -1.0))
     if h["environment"] != "antmaze":
         selection = Selection("return", threshold=float(record["return_threshold"]))
     adaptive = StateAdaptive(coefficient_hidden_sizes=(4,))
     annealed = Annealed(adaptive, h["decay_steps"] if h["decay_steps"] > 0 else None, floor_at_zero=False)
-    host = TD3BC(adaptive, hidden_sizes=(4,))
+    host: TD3BC | CQL = TD3BC(adaptive, hidden_sizes=(4,))
+    if of_cql_sa(record):
+        annealed = replace(annealed, shape=SSARCQLRecipe().anneal_shape)
+        host = CQL(adaptive, hidden_sizes=(16, 16, 16), critic_hidden_sizes=(4,))
     online = Online(
         h["online_steps"], h["warmup_steps"], replay=h["buffer_start"], part_trajectories=50, inherit_trust=inherit
     )
@@ -155,7 +174,7 @@ def ssar_phases(record: Record, inherit: bool) -> tuple[Phase, Phase]:
         host=replace(host, coefficient=annealed),
         steps=h["online_steps"],
         batch_size=h["batch_size"],
-        policy_update_interval=h["policy_update_interval_online"],
+        policy_update_interval=h.get("policy_update_interval_online", 1),
         factor=lambda s, updates: jnp.asarray(annealed.factor(s.beta, updates)),
     )
     return (
@@ -212,6 +231,24 @@ def spot_phases(record: Record) -> tuple[Phase, Phase]:
     return watched(record, offline, online, lambda s, updates: (updates - s.online_origin).astype(float))
 
 
+def cql_phases(record: Record) -> tuple[Phase, Phase]:
+    """As recorded: Cal-QL's bound is off online, where the conservative term is another."""
+    h = record.hparams
+    algorithm = CQL(conservative_weight=h["conservative_weight_offline"], hidden_sizes=(16, 16, 16))
+    settings: dict[str, Any] = {"conservative_weight_online": h["conservative_weight_online"], "warmup_steps": 0}
+    recipe: CQLRecipe | CalQLRecipe = CQLRecipe(algorithm=algorithm, **settings)
+    if "sparse_return_to_go" in h:
+        settings |= {"online_calibration": False, "return_to_go_failure_reward": h["reward_bias"]}
+        recipe = CalQLRecipe(algorithm=replace(algorithm, calibrate=True, discount=h["discount"]), **settings)
+    offline, online = recipe.offline_phases(h["offline_steps"])[0], recipe.online_phase(h["online_steps"])
+    for phase in (offline, online):
+        at = f"updates/{phase.name}"
+        assert set(record[f"{at}/conservative_weight"]) == {phase.algorithm.conservative_weight}
+        if "sparse_return_to_go" in h:
+            assert set(record[f"{at}/calibrated"]) == {phase.algorithm.calibrate}
+    return watched(record, offline, online)
+
+
 PHASES = {"iql": iql_phases, "awac": awac_phases, "spot": spot_phases}
 
 
@@ -256,7 +293,7 @@ def loop_of(record: Record, phase: Phase, data: PhaseData, preparation: Preparat
     )
 
 
-def of_seed_0(data: PhaseData) -> dict[str, np.ndarray]:
+def of_seed_0(data: PhaseData) -> dict[str, Any]:
     """Its columns of the offline rows."""
     return {name: flags[0] for name, flags in data.columns.items()}
 
@@ -303,15 +340,12 @@ def same_rows(batch: Batch, record: Record, at: str, k: int) -> None:
         np.testing.assert_allclose(got, expected, rtol=FLOAT32, atol=FLOAT32 / 10, err_msg=f"{at} {k}")
 
 
-@pytest.mark.parametrize("name", cases("loop_td3bc_sa_*"))
+@pytest.mark.parametrize("name", cases("loop_td3bc_sa_*", "loop_cql_sa_*"))
 def test_loop_equals_the_record(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = Record(name)
     h = record.hparams
     dataset = load(record, tmp_path)
     preparation = prepare(record, dataset)
-    np.testing.assert_allclose(preparation.mean, record["normalisation/mean"], rtol=FLOAT32, atol=FLOAT32 / 10)
-    np.testing.assert_allclose(preparation.std, record["normalisation/std"], rtol=FLOAT32)
-
     offline, online = ssar_phases(record, inherit=True)
     start = phase_data(offline, dataset, preparation, {}, seeds=1)
     assert start.rows is not None
@@ -324,6 +358,8 @@ def test_loop_equals_the_record(name: str, tmp_path: Path, capsys: pytest.Captur
     if h["buffer_start"] != "half":  # there the record's is the online buffer, empty like our ring
         assert_batch(pooled(data, loop.rows, 0), record, "online_start/buffer", FLOAT32)
 
+    if of_cql_sa(record):
+        check_first_action(record, online)
     updates = check_course(record, online, loop, data)
     np.testing.assert_array_equal(loop.rows.extras["trust"][0], record["online/subset_mask"])
     final = pooled(data, loop.rows, 0 if h["buffer_start"] in ("half", "none") else h["online_steps"])
@@ -332,14 +368,20 @@ def test_loop_equals_the_record(name: str, tmp_path: Path, capsys: pytest.Captur
     assert_batch(final, record, "final/offline_buffer", FLOAT32)
     steps = record["updates/online/online_steps_argument"]
     factors = 1 - steps / h["decay_steps"] if h["decay_steps"] > 0 else np.ones(len(updates))
-    total = h["offline_steps"] + np.arange(1, len(updates) + 1)  # never reset: the switch does not shift policy steps
-    flags = total % record["updates/online/policy_update_interval"] == 0
+    flags = np.ones(len(updates), bool)
+    if of_cql_sa(record):
+        factors = np.cos(np.pi / 2 * np.minimum(steps / h["decay_steps"], 1))
+    else:
+        total = h["offline_steps"] + np.arange(1, len(updates) + 1)  # the switch does not shift policy steps
+        flags = total % record["updates/online/policy_update_interval"] == 0
     check_what_the_algorithm_saw(record, loop.state, factors, flags, pooled(data, loop.rows, h["online_steps"]))
     with capsys.disabled():
         print(f"\ngolden case passed: {name}")
 
 
-def check_course(record: Record, phase: Phase, loop: OnlineLoop, data: PhaseData) -> list[int]:
+def check_course(
+    record: Record, phase: Phase, loop: OnlineLoop, data: PhaseData, check: Callable[..., None] = check_batch
+) -> list[int]:
     """Every step's row and every update's batch are the record's; the environment steps at which it updates."""
     loop.begin()
     updates: list[int] = record["updates/online/env_steps_so_far"].tolist()
@@ -350,7 +392,7 @@ def check_course(record: Record, phase: Phase, loop: OnlineLoop, data: PhaseData
         due = updates.count(step + 1)
         assert loop.updates - made == due
         if due:
-            check_batch(record, phase, loop, data, updates.index(step + 1))
+            check(record, phase, loop, data, updates.index(step + 1))
     return updates
 
 
@@ -375,9 +417,6 @@ def test_baseline_loop_equals_the_record(
     h = record.hparams
     dataset = load(record, tmp_path)
     preparation = prepare(record, dataset)
-    if h["normalise_observations"]:
-        np.testing.assert_allclose(preparation.mean, record["normalisation/mean"], rtol=FLOAT32, atol=FLOAT32 / 10)
-        np.testing.assert_allclose(preparation.std, record["normalisation/std"], rtol=FLOAT32)
     offline, online = PHASES[name.split("_")[1]](record)
     start = phase_data(offline, dataset, preparation, {}, seeds=1)
     assert start.rows is not None
@@ -411,6 +450,64 @@ def test_baseline_loop_equals_the_record(
         print(f"\ngolden case passed: {name}")
 
 
+def check_quarter(record: Record, phase: Phase, loop: OnlineLoop, data: PhaseData, k: int) -> None:
+    """One row of the dataset, then three of the ring: a batch of ours of six, but for two rows, in their order."""
+    at, size = "updates/online", np.int32(loop.env_step)
+    assert data.rows is not None
+    assert record[f"{at}/index_range"][k].tolist() == [len(data.rows.reward), size]
+    offline, online = (record[f"{at}/indices_{i}"][k] for i in (0, 1))
+    memory = Memory(data.rows, {}, Ring(jax.tree.map(lambda x: x[0], loop.rows), jnp.asarray(size)))
+    batch = GATHER("half", memory, np.concatenate([online, np.repeat(offline, len(online))]))
+    order = [len(online), *range(len(online))]
+    same_rows(jax.tree.map(lambda x: np.asarray(x)[order], batch), record, at, k)
+
+
+def slots(record: Record, written: int) -> np.ndarray:
+    """Our row of every slot of the record's buffer, after `written` online ones: the dataset's, or the latest there."""
+    offline, capacity = len(record["prepared/rewards"]), int(record["capacity"])
+    rows = np.arange(min(offline + written, capacity))
+    rows[record["online/write_index"][:written]] = offline + np.arange(written)  # the last of equal ones stays
+    return rows
+
+
+def check_slots(record: Record, phase: Phase, loop: OnlineLoop, data: PhaseData, k: int) -> None:
+    """Their buffer is full after three steps; what it holds is among what ours does."""
+    at, size = "updates/online", np.int32(loop.env_step)
+    rows = slots(record, loop.env_step)
+    assert record[f"{at}/index_range"][k].tolist() == [len(rows)]
+    memory = Memory(data.rows, {}, Ring(jax.tree.map(lambda x: x[0], loop.rows), jnp.asarray(size)))
+    same_rows(GATHER("joined", memory, rows[record[f"{at}/indices_0"][k]]), record, at, k)
+
+
+@pytest.mark.parametrize("name", cases("loop_calql_*", "loop_cql_finetune_*"))
+def test_cql_loop_equals_the_record(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record, sparse = Record(name), "calql" in name
+    h = record.hparams
+    dataset = load(record, tmp_path)
+    preparation = prepare(record, dataset)
+    offline, online = cql_phases(record)
+    start = phase_data(offline, dataset, preparation, {}, seeds=1)
+    assert start.rows is not None
+    assert_batch(start.rows, record, "prepared", FLOAT32)
+    if sparse:
+        bounds = of_seed_0(start)["return_to_go"]
+        np.testing.assert_allclose(bounds, record["prepared/return_lower_bounds"], rtol=1e-6)
+    for k, indices in enumerate(record["updates/offline/indices_0"]):
+        same_rows(GATHER("offline", Memory(start.rows, {}), indices), record, "updates/offline", k)
+
+    data = phase_data(online, dataset, preparation, {}, seeds=1)
+    assert data.columns == {}
+    loop = loop_of(record, online, data, preparation)
+    check_first_action(record, online)
+    updates = check_course(record, online, loop, data, check_quarter if sparse else check_slots)
+    rows = pooled(data, loop.rows, h["online_steps"])
+    kept = np.arange(len(start.rows.reward)) if sparse else slots(record, h["online_steps"])
+    assert_batch(jax.tree.map(lambda x: x[kept], rows), record, "final/offline_buffer", FLOAT32)
+    check_what_the_algorithm_saw(record, loop.state, np.ones(len(updates)), np.ones(len(updates), bool), rows)
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
+
+
 def check_first_action(record: Record, phase: Phase) -> None:
     """The policy at the start of the online phase explores as recorded."""
     recorder: Any = phase.algorithm
@@ -433,4 +530,5 @@ def test_new_rows_are_trusted_in_the_paper_profile(name: str, tmp_path: Path) ->
 
 def test_there_are_cases() -> None:
     assert len(cases("loop_iql_*", "loop_awac_*", "loop_spot_*")) == 4
+    assert len(cases("loop_cql_sa_*")) == 2 and len(cases("loop_calql_*", "loop_cql_finetune_*")) == 2
     assert cases("loop_td3bc_sa_*"), "no loop_td3bc_sa_*.npz in the folder that SEGUE_GOLDEN names"
