@@ -167,7 +167,8 @@ def test_iql_equals_the_other_record(name: str, capsys: pytest.CaptureFixture[st
             of_critics = twin(gradients, "critic")
             for net, want in ((s.actor, gradients["actor"]), (s.critic, of_critics), (s.value, gradients["value"])):
                 moments = net.opt_state[0].mu
-                assert jax.tree.structure(moments) == jax.tree.structure(want)
+                structure: Any = jax.tree.structure(moments)
+                assert structure == jax.tree.structure(want)
                 for m, gradient in zip(jax.tree.leaves(moments), jax.tree.leaves(want), strict=True):
                     close(m / (1 - h["adam"]["b1"]), np.asarray(gradient), "gradient")
     with capsys.disabled():

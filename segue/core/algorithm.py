@@ -22,12 +22,16 @@ class Algorithm(ABC, Generic[S]):
 
     needs: ClassVar[tuple[str, ...]] = ()  # roles that earlier phases must have made
     gives: ClassVar[tuple[str, ...]] = ()  # roles that `export` returns
-    policy_kind: ClassVar[str | None] = None  # form of the "actor" it makes and continues
     columns: ClassVar[tuple[str, ...]] = ()  # entries of `Batch.extras` that it reads
 
     batch_size: int
     discount: float
     policy_update_interval: int
+
+    @property
+    def policy_kind(self) -> str | None:
+        """Form of the "actor" that it makes and continues."""
+        return None
 
     @abstractmethod
     def init(self, models: Models, spec: Spec, key: jax.Array) -> S:

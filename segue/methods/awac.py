@@ -74,7 +74,8 @@ class AWAC(Algorithm[State]):
 
     def update(self, s: State, batch: Batch, draws: Draws, policy_step: bool) -> tuple[State, Metrics]:
         """Critics, then (on policy steps) the actor by the new critics' advantages, then the targets."""
-        next_action = sample_in_box(*s.actor(batch.next_obs), draws.next_policy_noise)  # [B, A]
+        mean, log_std = s.actor(batch.next_obs)  # [B, A], [A]
+        next_action = sample_in_box(mean, log_std, draws.next_policy_noise)  # [B, A]
         y = td_target(batch, self.discount, s.critic.slow(batch.next_obs, next_action).min(0))  # [2, B] -> [B]
 
         def critic_loss(critic: Model) -> tuple[jax.Array, jax.Array]:
@@ -86,7 +87,8 @@ class AWAC(Algorithm[State]):
         s = replace(s, critic=critic.track(self.target_update_rate), updates=s.updates + 1)
         if not policy_step:
             return s, metrics
-        own = sample_in_box(*s.actor(batch.obs), draws.policy_noise)  # [B, A]
+        mean, log_std = s.actor(batch.obs)
+        own = sample_in_box(mean, log_std, draws.policy_noise)  # [B, A]
         advantage = critic(batch.obs, batch.action).min(0) - critic(batch.obs, own).min(0)  # [B]
         weight = jnp.minimum(jnp.exp(advantage / self.advantage_temperature), self.advantage_weight_max)  # [B]
 
@@ -100,8 +102,8 @@ class AWAC(Algorithm[State]):
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """The mean, or a sample while exploring; in [-1, 1]."""
-        shape = (*obs.shape[:-1], s.actor.net.action_dim)
-        return sample_in_box(*s.actor(obs), jax.random.normal(key, shape) if explore else jnp.zeros(shape))
+        mean, log_std = s.actor(obs)
+        return sample_in_box(mean, log_std, jax.random.normal(key, mean.shape) if explore else jnp.zeros_like(mean))
 
     def export(self, s: State) -> Models:
         """Actor, critics and the count of updates."""

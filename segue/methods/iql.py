@@ -165,12 +165,12 @@ class IQL(Algorithm[IQLState]):
 
     def act(self, s: IQLState, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """The mean, or pi(s); while exploring a sample, or pi(s) with clipped noise. In [-1, 1]."""
-        shape = (*obs.shape[:-1], s.actor.net.action_dim)
-        noise = jax.random.normal(key, shape) if explore else jnp.zeros(shape)
-        if not self.deterministic_actor:
-            return sample_in_box(*s.actor(obs), noise)
+        mean, log_std = (s.actor(obs), None) if self.deterministic_actor else s.actor(obs)
+        noise = jax.random.normal(key, mean.shape) if explore else jnp.zeros_like(mean)
+        if log_std is not None:
+            return sample_in_box(mean, log_std, noise)
         clip = self.online_action_noise_clip
-        return jnp.clip(s.actor(obs) + jnp.clip(self.online_action_noise * noise, -clip, clip), -1, 1)
+        return jnp.clip(mean + jnp.clip(self.online_action_noise * noise, -clip, clip), -1, 1)
 
     def export(self, s: IQLState) -> Models:
         """Actor, critics, value and the count of updates."""
