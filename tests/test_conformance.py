@@ -183,7 +183,7 @@ def test_shapes(name: str) -> None:
     algorithm, key = ALGORITHMS[name], jax.random.key(0)
     state = jax.eval_shape(lambda: algorithm.init({}, SPEC, key))
     memory = Memory(rows(), {name: column[0] for name, column in columns(name, 1).items()})
-    batch = gather("offline", memory, np.arange(algorithm.batch_size), "next_action" in algorithm.columns)
+    batch = gather("offline", memory, jnp.arange(algorithm.batch_size), "next_action" in algorithm.columns)
 
     def described(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)

@@ -37,7 +37,8 @@ def float64() -> Any:
 
 
 def batch_of(record: Record, step: int) -> Batch:
-    return Batch(*(jnp.asarray(record[f"step_{step}/batch/{field}"]) for field in FIELDS), {})
+    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"step_{step}/batch/{field}"]) for field in FIELDS)
+    return Batch(obs, action, reward, next_obs, terminal, {})
 
 
 def passed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
