@@ -98,7 +98,8 @@ def _parse(program: str, options: Common, recipe: Recipe, argv: list[str], note:
 
 def _updates(method: str, preset: str | None) -> int:
     """The default number of offline updates."""
-    return recipe_type(method).preset_updates.get((preset or "").split(",")[0], DEFAULT_UPDATES)
+    known = recipe_type(method).preset_updates
+    return next((known[name] for name in (preset or "").split(",") if name in known), DEFAULT_UPDATES)
 
 
 def _preset_note(method: str) -> str:
