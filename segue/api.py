@@ -32,7 +32,7 @@ from segue.experiment import (
 )
 from segue.offline_evaluation import Evaluator as OfflineEvaluator
 from segue.offline_evaluation import OfflineEvaluation, OfflineReport, check_data
-from segue.recipes import recipe_type
+from segue.recipes import METHODS, recipe_type
 from segue.recipes.base import Recipe
 from segue.run_folder import OFFLINE_EVALUATION, RunFolder, as_json
 from segue.session import Evaluation
@@ -299,7 +299,8 @@ def run(
     """Offline by `offline` (default: the same method), then online by `method`."""
     online_recipe = make_recipe(method, settings)
     if offline is None and not online_recipe.needs_dataset:
-        raise UserError(f"{method} has no offline phase: name one with --offline (td3_bc, td3_bc_ssar)")
+        offline_methods = ", ".join(name for name, kind in METHODS.items() if kind.needs_dataset)
+        raise UserError(f"{method} has no offline phase: name one with --offline ({offline_methods})")
     if offline is not None and offline != method:
         first = (offline, make_recipe(offline, offline_settings))
         if not isinstance(settings, Recipe):

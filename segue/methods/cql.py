@@ -30,7 +30,7 @@ from segue.core.model import Adam, Model, parts_for_cache
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.losses import td_target
 from segue.nets.networks import Critics, Initializer, Orthogonal, Scalar, XavierUniform, fan_in_uniform
-from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian, tanh_gaussian_log_density
+from segue.nets.policies import TanhGaussianPolicy, act_tanh_gaussian, sample_tanh_gaussian, tanh_gaussian_log_density
 
 FLOOR_N = 10.0  # the data's log-density is floored at that of ten standard deviations (S13)
 THRESHOLD_ACTION_LIMIT = 0.99999  # of the actions at n standard deviations, before their atanh (S12)
@@ -84,12 +84,6 @@ def threshold_log_density(mean: jax.Array, log_std: jax.Array, n: jax.Array | fl
         return tanh_gaussian_log_density(jnp.arctanh(jnp.clip(action, centre - width, centre + width)), mean, log_std)
 
     return jnp.minimum(at(1), at(-1))
-
-
-def data_log_density(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
-    """l_j [..., A]: log-density of an action of the data in each dimension (S6)."""
-    inside = jnp.clip(action, -DATA_ACTION_LIMIT, DATA_ACTION_LIMIT)
-    return tanh_gaussian_log_density(jnp.arctanh(inside), mean, log_std)
 
 
 def data_log_density(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
@@ -354,10 +348,7 @@ class CQL(Algorithm[State]):
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """A sample while exploring, tanh(mean) otherwise."""
-        mean, log_std = s.actor(obs)
-        if not explore:
-            return jnp.tanh(mean)
-        return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+        return act_tanh_gaussian(*s.actor(obs), key, explore)
 
     def export(self, s: State) -> Models:
         """Networks, scalars, coefficient and the count of updates."""

@@ -20,7 +20,7 @@ from segue.core.model import Adam, Model
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.losses import td_target
 from segue.nets.networks import Critics, Scalar
-from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian
+from segue.nets.policies import TanhGaussianPolicy, act_tanh_gaussian, sample_tanh_gaussian
 
 
 @jax.tree_util.register_dataclass
@@ -112,10 +112,7 @@ class SAC(Algorithm[State]):
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """A sample while exploring, tanh(mean) otherwise."""
-        mean, log_std = s.actor(obs)
-        if not explore:
-            return jnp.tanh(mean)
-        return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+        return act_tanh_gaussian(*s.actor(obs), key, explore)
 
     def export(self, s: State) -> Models:
         """Actor, critics, temperature and the count of updates."""

@@ -110,6 +110,13 @@ def sample_tanh_gaussian(mean: jax.Array, log_std: jax.Array, noise: jax.Array) 
     return jnp.tanh(x), (log_normal - tanh_log_slope(x)).sum(-1)
 
 
+def act_tanh_gaussian(mean: jax.Array, log_std: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
+    """An action: a sample while exploring, tanh(mean) otherwise."""
+    if not explore:
+        return jnp.tanh(mean)
+    return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+
+
 def tanh_log_slope(x: jax.Array) -> jax.Array:
     """log(1 - tanh(x)^2), in its stable form."""
     return 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
