@@ -37,7 +37,6 @@ THRESHOLD_ACTION_LIMIT = 0.99999  # of the actions at n standard deviations, bef
 THRESHOLD_WIDTH_PER_N = 0.1  # and their largest distance from tanh(mean) (S12)
 MULTIPLIER_MAX = 1e6  # of alpha' (S10)
 DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
-DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
 
 
 @jax.tree_util.register_dataclass
