@@ -55,7 +55,8 @@ def test_only_recipes_and_the_selection_know_methods() -> None:
     users = {
         name
         for name, path in sources().items()
-        if not name.startswith(("methods/", "recipes/")) and any(module.startswith("segue.methods") for module, _ in imports(path))
+        if not name.startswith(("methods/", "recipes/"))
+        and any(module.startswith("segue.methods") for module, _ in imports(path))
     }
     assert users == {"selection.py", "offline_evaluation.py"}
 

@@ -47,6 +47,7 @@ class CQLRecipe(Recipe):
     algorithm: CQL = CQL()
     normalize_observations: bool = True  # (s - mean) / (std + 0.001) of the dataset [baselines.md 3; off on AntMaze]
     conservative_weight_online: float = 5.0  # the conservative term stays on [baselines.md 3, online]
+    warmup_steps: int = 0  # online steps that only act and store [CORL learns from the first on]
 
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:
         """One phase."""
@@ -71,6 +72,7 @@ class CalQLRecipe(Recipe):
     algorithm: CQL = CQL(calibrate=True, initialization="finetune", critic_hidden_sizes=(256, 256))
     normalize_observations: bool = True  # (s - mean) / (std + 0.001) of the dataset [ours on MuJoCo, baselines.md 4]
     conservative_weight_online: float = 5.0  # the conservative term stays on [baselines.md 4]
+    warmup_steps: int = 0  # online steps that only act and store [CORL learns from the first on]
     replay: ReplayStart = "half"  # online batches: half of the data's, half of the new [baselines.md 4]
     online_calibration: bool = True  # with the true returns of finished episodes [authors' program, baselines.md 4]
     return_to_go_failure_reward: float | None = None  # an episode that ends with it fails for ever [-5 on AntMaze]
