@@ -20,9 +20,10 @@ from segue.statistics import bootstrap_interval
 from segue.sweep import machine, schedule
 from segue.sweep.cells import Cell, cells, check_same, clear_left_over, is_locked, state
 from segue.sweep.check import check_line
+from segue.sweep.entry import Entry
 from segue.sweep.file import read
 from segue.sweep.results import position
-from segue.sweep.schedule import Entry, Schedule
+from segue.sweep.schedule import Schedule
 from segue.sweep.show import Show
 from segue.sweep.table import lines as table_lines
 from segue.sweep.table import rows, write

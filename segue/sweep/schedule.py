@@ -10,36 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import IO, Literal
+from typing import IO
 
 from segue.stop import Interrupted
 from segue.sweep.cells import Cell, clear_left_over, is_locked, state
+from segue.sweep.entry import Entry, Status
 from segue.sweep.machine import GB, free_memory, resident
 from segue.sweep.show import Show
 
 POLL_SECONDS = 0.2
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-Status = Literal["waiting", "running", "finished", "failed"]
-
-
-@dataclass(eq=False)
-class Entry:
-    """A cell and how it stands."""
-
-    cell: Cell
-    status: Status = "waiting"
-    error: str = ""  # of a failed one: the last line that it said
-    began: float = 0.0  # of a running one, on the monotonic clock
-    process: subprocess.Popen[bytes] | None = None
-    cores: list[int] = field(default_factory=list)
-    signals: int = 0  # that were passed on to it
-
-    @property
-    def seconds(self) -> float:
-        """Since its process began."""
-        return time.monotonic() - self.began
 
 
 class Schedule:

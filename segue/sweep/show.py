@@ -5,13 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from segue.progress import duration
+from segue.sweep.entry import Entry
 from segue.sweep.results import Position, Result, position, scores
-
-if TYPE_CHECKING:
-    from segue.sweep.schedule import Entry
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 2.0, 60.0
 

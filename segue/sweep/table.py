@@ -14,8 +14,8 @@ from segue.data.files import written_atomically
 from segue.progress import duration
 from segue.statistics import SEEDS_FOR_INTERVAL, bootstrap_interval, interquartile_mean
 from segue.sweep.cells import short_dataset
+from segue.sweep.entry import Entry
 from segue.sweep.results import Result, scores
-from segue.sweep.schedule import Entry
 
 ALL_DATASETS = "all"
 NOTE = (
