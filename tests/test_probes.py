@@ -26,6 +26,7 @@ from segue.core.types import Batch, Models, PyTree, Spec
 from segue.environment import Environment
 from segue.methods.awac import AWAC
 from segue.methods.bc import BC
+from segue.methods.cql import CQL
 from segue.methods.iql import IQL, IQLCritics
 from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
@@ -44,6 +45,14 @@ QUICK: dict[str, Any] = {"batch_size": 64, "hidden_sizes": (32, 32), "discount":
 RATES: dict[str, Any] = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
 # SAC's entropy bonus would add to the values: a fixed, small temperature leaves them.
 FIXED_TEMPERATURE: dict[str, Any] = {"initial_temperature": 1e-3, "temperature_learning_rate": 0.0}
+# CQL's conservative term all but off, and its temperature fixed as well.
+UNBIASED: dict[str, Any] = {
+    "conservative_weight": 1e-3,
+    "num_sampled_actions": 2,
+    "automatic_temperature": False,
+    "temperature_multiplier": 1e-3,
+    "critic_hidden_sizes": (32, 32),
+}
 ALGORITHMS: dict[str, Algorithm] = {
     "td3": TD3(**QUICK, **RATES),
     "sac": SAC(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
@@ -54,10 +63,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     "rebrac": ReBRAC(actor_penalty=1e-3, critic_penalty=0.0, **QUICK, **RATES),
     "penalized": ReBRAC(actor_penalty=100.0, critic_penalty=1.0, **QUICK, **RATES),
     "iql": IQL(0.5, inverse_temperature=10.0, cosine_updates=UPDATES, value_learning_rate=1e-3, **QUICK, **RATES),
+    "cql": CQL(**UNBIASED, **QUICK, **RATES),
     "awac": AWAC(advantage_temperature=0.1, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
-VALUED = ("td3", "sac", "td3_bc", "spot", "rebrac", "iql", "awac", "iql_critics")
+VALUED = ("td3", "sac", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics")
 every_valued = pytest.mark.parametrize("name", VALUED)
 
 
@@ -149,7 +159,7 @@ def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc", "spot", "rebrac", "iql"])
+@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc", "spot", "rebrac", "iql", "cql"])
 def test_the_policy_picks_the_best_action(name: str) -> None:
     assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
 
