@@ -122,7 +122,7 @@ def metrics_of(algorithm: CQL, batch: Batch, functions: Any, mean: Any = None, d
 
 def thresholds(mean: float, log_std: float, *ns: float) -> list[float]:
     shape = jnp.full((len(ns), 1), 1.0)
-    n: Any = np.float32(ns)[:, None]
+    n = jnp.asarray(ns)[:, None]
     return threshold_log_density(mean * shape, log_std * shape, n)[:, 0].tolist()
 
 
@@ -136,8 +136,8 @@ def test_14_15_thresholds_by_hand() -> None:
         np.testing.assert_allclose(thresholds(mean, log_std, 1, 3), wanted, rtol=0, atol=1e-5)
     np.testing.assert_allclose(thresholds(0.0, -1.0, 10), -43.946, rtol=0, atol=1e-2)
     np.testing.assert_allclose(thresholds(0.5, -3.0, 10), -47.919, rtol=0, atol=1e-2)
-    wanted = (0.82405, 0.32723, -0.37590, -2.69066, -10.27028)
-    np.testing.assert_allclose(thresholds(0.5, -2.0, 1, 1.5, 2, 3, 5), wanted, rtol=0, atol=1e-5)
+    falling = (0.82405, 0.32723, -0.37590, -2.69066, -10.27028)
+    np.testing.assert_allclose(thresholds(0.5, -2.0, 1, 1.5, 2, 3, 5), falling, rtol=0, atol=1e-5)
 
 
 def test_15_the_threshold_falls_with_n_for_narrow_policies() -> None:
@@ -379,7 +379,7 @@ def critics(low: float, high: float, strength: float, bound: float = -np.inf) ->
 
 
 def values(model: Model, actions: np.ndarray) -> np.ndarray:
-    action: Any = np.float32(actions)[:, None]
+    action = jnp.asarray(actions, jnp.float32)[:, None]
     return np.asarray(model(jnp.zeros_like(action), action)).mean(0)
 
 

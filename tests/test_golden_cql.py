@@ -235,7 +235,7 @@ def assert_gradients(state: State, gradients: dict[str, Any], b1: float) -> None
         nets["log_alpha_prime"] = state.multiplier
     for name, net in nets.items():
         want = twin(gradients, name) if name == "critic" else gradients[name]
-        moments = net.opt_state[0].mu  # type: ignore[attr-defined]
+        moments = net.opt_state[0].mu
         structure: Any = jax.tree.structure(moments)
         assert structure == jax.tree.structure(want), name
         for m, gradient in zip(jax.tree.leaves(moments), jax.tree.leaves(want), strict=True):
@@ -282,7 +282,7 @@ def watched(algorithm: CQL, s: State, batch: Batch, draws: Draws) -> tuple[State
     """The update, and what it computes on the way, from the networks and the parts of the equations."""
     here, following = s.actor(batch.obs), s.actor(batch.next_obs)
     k = algorithm.num_sampled_actions
-    action, log_prob = sample_tanh_gaussian(*here, draws.policy_noise)
+    action, log_prob = sample_tanh_gaussian(here[0], here[1], draws.policy_noise)
     mean, log_std = (x[:, None] for x in following)
     next_action, next_log_prob = sample_tanh_gaussian(mean, log_std, draws.target_noise)  # [B, 1 or K, A]
     target = s.critic.net.of_several(s.critic.target, batch.next_obs, next_action).min(0)

@@ -242,10 +242,11 @@ def cql_phases(record: Record) -> tuple[Phase, Phase]:
         recipe = CalQLRecipe(algorithm=replace(algorithm, calibrate=True, discount=h["discount"]), **settings)
     offline, online = recipe.offline_phases(h["offline_steps"])[0], recipe.online_phase(h["online_steps"])
     for phase in (offline, online):
-        at = f"updates/{phase.name}"
-        assert set(record[f"{at}/conservative_weight"]) == {phase.algorithm.conservative_weight}
+        at, its = f"updates/{phase.name}", phase.algorithm
+        assert isinstance(its, CQL)
+        assert set(record[f"{at}/conservative_weight"]) == {its.conservative_weight}
         if "sparse_return_to_go" in h:
-            assert set(record[f"{at}/calibrated"]) == {phase.algorithm.calibrate}
+            assert set(record[f"{at}/calibrated"]) == {its.calibrate}
     return watched(record, offline, online)
 
 

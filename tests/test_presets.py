@@ -222,5 +222,6 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 
 def test_the_default_recipe_differs_from_a_preset_in_the_selection_only() -> None:
     default, preset = SSARRecipe(), preset_recipe("td3_bc_ssar", "hopper-medium-v2")
+    assert isinstance(preset, SSARRecipe)
     assert default.host == preset.host
     assert default.return_threshold is None and preset.return_threshold == 1800.0
