@@ -347,7 +347,8 @@ class CQL(Algorithm[State]):
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """A sample while exploring, tanh(mean) otherwise."""
-        return act_tanh_gaussian(*s.actor(obs), key, explore)
+        mean, log_std = s.actor(obs)
+        return act_tanh_gaussian(mean, log_std, key, explore)
 
     def export(self, s: State) -> Models:
         """Networks, scalars, coefficient and the count of updates."""

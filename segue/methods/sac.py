@@ -112,7 +112,8 @@ class SAC(Algorithm[State]):
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """A sample while exploring, tanh(mean) otherwise."""
-        return act_tanh_gaussian(*s.actor(obs), key, explore)
+        mean, log_std = s.actor(obs)
+        return act_tanh_gaussian(mean, log_std, key, explore)
 
     def export(self, s: State) -> Models:
         """Actor, critics, temperature and the count of updates."""
