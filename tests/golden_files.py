@@ -19,6 +19,7 @@ from segue.core.types import Batch, PyTree, Spec
 
 FOLDER = Path(os.environ.get("SEGUE_GOLDEN", Path(__file__).parent / "golden"))
 SCALAR_TOLERANCE, PARAMETER_TOLERANCE = 1e-8, 1e-9  # float64, as the record's README asks
+OCR_CFT_TOLERANCE = 1e-9  # of that folder's README: parameters absolutely, others over max(1, largest)
 
 
 def cases(*patterns: str) -> list[str]:
@@ -121,3 +122,19 @@ def assert_parameters(got: PyTree, want: PyTree, where: str) -> None:
     ):
         difference = float(np.abs(np.asarray(a) - np.asarray(b)).max())  # NumPy: nothing to compile
         assert difference <= PARAMETER_TOLERANCE, (where, path[0], difference)
+
+
+def assert_near(got: Any, want: Any, where: str) -> None:
+    """As near as the README of the folder ocr_cft asks."""
+    assert np.shape(got) == np.shape(want), where
+    scale = max(1.0, np.abs(np.asarray(want)).max())
+    assert np.abs(np.asarray(got) - np.asarray(want)).max() / scale <= OCR_CFT_TOLERANCE, where
+
+
+def assert_gradient(stepped: Model, want: PyTree, b1: float, where: str) -> None:
+    """What a model's first step was given: 1 - b1 of it is Adam's first moment."""
+    moments = stepped.opt_state[0].mu
+    structure: Any = jax.tree.structure(moments)
+    assert structure == jax.tree.structure(want), where
+    for m, gradient in zip(jax.tree.leaves(moments), jax.tree.leaves(want), strict=True):
+        assert_near(m / (1 - b1), gradient, f"gradient of {where}")

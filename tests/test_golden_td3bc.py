@@ -21,6 +21,8 @@ from segue.nets.policies import DeterministicPolicy
 from tests.golden_files import (
     FIELDS,
     Record,
+    assert_gradient,
+    assert_near,
     assert_parameters,
     assert_scalars,
     cases,
@@ -109,6 +111,13 @@ def recorded_coefficient_statistics(h: dict[str, Any], beta: np.ndarray, trust: 
     return {"coefficient_min": beta.min(), "coefficient_mean": beta.mean(), "coefficient_max": beta.max()}
 
 
+def assert_networks(s: State, after: dict[str, Any]) -> None:
+    assert_parameters(s.actor.params, after["actor"], "actor")
+    assert_parameters(s.actor.target, after["target_actor"], "target_actor")
+    assert_parameters(s.critic.params, twin(after, "critic"), "critic")
+    assert_parameters(s.critic.target, twin(after, "target_critic"), "target_critic")
+
+
 @pytest.mark.parametrize("name", cases("td3bc", "td3bc_sa_*"))
 def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     record = Record(name)
@@ -131,10 +140,7 @@ def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str])
         assert ("actor_loss" in names) == policy_step
         assert_scalars(record, f"step_{step}/scalars", scalars, names)
         after = record.tree(f"step_{step}/after")
-        assert_parameters(s.actor.params, after["actor"], "actor")
-        assert_parameters(s.actor.target, after["target_actor"], "target_actor")
-        assert_parameters(s.critic.params, twin(after, "critic"), "critic")
-        assert_parameters(s.critic.target, twin(after, "target_critic"), "target_critic")
+        assert_networks(s, after)
         assert int(s.updates) == int(after["total_steps"])
         if s.beta:
             assert_parameters(s.beta.net.params, after["coefficient_net"], "coefficient_net")
@@ -158,6 +164,52 @@ def test_networks_equal_the_probe(name: str) -> None:
         found["coefficient_output"] = s.beta.net(batch.obs)
     for probe in record.names("probe"):
         np.testing.assert_allclose(found[probe], record[f"probe/{probe}"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [f"ocr_cft/{name}" for name in cases("ocr_cft/td3bc_*")])
+def test_updates_equal_the_other_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Recorded from another program, which keeps intermediates and gradients too."""
+    record = Record(name)
+    h, tree = record.hparams, record.tree("init")
+    rates: dict[str, Any] = {"discount": h["discount"], "target_update_rate": h["target_update_rate"]}
+    noise: dict[str, Any] = {"target_noise_std": h["policy_noise"], "target_noise_clip": h["noise_clip"]}
+    algorithm = TD3BC(alpha=h["bc_alpha"], policy_update_interval=h["policy_delay"], **rates, **noise)
+    hidden = hidden_sizes(tree["actor"])
+    actor = model(DeterministicPolicy(5, 2, hidden), tree["actor"], Adam(h["actor_lr"]), tree["target_actor"])
+    adam, targets = Adam(h["critic_lr"]), twin(tree, "target_critic")
+    s = State(actor, model(Critics(5, 2, hidden), twin(tree, "critic"), adam, targets), (), jnp.int32(0))
+    for step in range(1, h["num_steps"] + 1):
+        at, before, batch = f"step_{step}", s, batch_of(record, step)
+        draws, policy_step = jnp.asarray(record[f"{at}/draws/target_noise"]), step % h["policy_delay"] == 0
+        s, metrics = UPDATE(algorithm, s, batch, draws, policy_step)
+        cut = jnp.clip(h["policy_noise"] * draws, -h["noise_clip"], h["noise_clip"])
+        next_action = jnp.clip(before.actor.slow(batch.next_obs) + cut, -1, 1)
+        next_q, policy = before.critic.slow(batch.next_obs, next_action).min(0), before.actor(batch.obs)
+        q = s.critic(batch.obs, policy)[0]  # of the critic after its step
+        found = metrics | {
+            "clipped_target_noise": cut,
+            "next_target_actions": next_action,
+            "next_min_target_q": next_q,
+            "td_target": batch.reward + h["discount"] * (1 - batch.terminal) * next_q,
+            "q1": before.critic(batch.obs, batch.action)[0],
+            "q2": before.critic(batch.obs, batch.action)[1],
+            "policy_actions": policy,
+            "q1_policy_actions": q,
+            "policy_q_weight": h["bc_alpha"] / jnp.abs(q).mean(),
+            "policy_loss": metrics.get("actor_loss"),
+        }
+        for kind in ("intermediates", "scalars"):
+            for key in record.names(f"{at}/{kind}"):
+                assert_near(found[key], record[f"{at}/{kind}/{key}"], f"{at} {key}")
+        gradients = record.tree(f"{at}/gradients")
+        if step == 1:
+            assert_gradient(s.critic, twin(gradients, "critic"), h["adam"]["b1"], "critic")
+        if step == h["policy_delay"]:
+            assert_gradient(s.actor, gradients["actor"], h["adam"]["b1"], "actor")
+        if step in h["parameters_recorded_after_steps"]:
+            assert_networks(s, record.tree(f"{at}/after"))
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name}")
 
 
 @pytest.mark.parametrize("name", cases("iql_selector"))
@@ -195,4 +247,4 @@ def test_selector_equals_the_record(name: str, capsys: pytest.CaptureFixture[str
 
 def test_the_folder_holds_the_cases() -> None:
     assert cases("td3bc"), "no golden case found: SEGUE_GOLDEN names a folder without td3bc.npz"
-    assert cases("td3bc_sa_*") and cases("iql_selector")
+    assert cases("td3bc_sa_*") and cases("iql_selector") and cases("ocr_cft/td3bc_*")
