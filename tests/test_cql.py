@@ -23,9 +23,6 @@ from segue.nets.networks import Scalar
 from segue.nets.policies import sample_tanh_gaussian
 from tests.test_ssar import UPDATE, batch_of, still
 
-E = np.e
-
-
 @dataclass(frozen=True)
 class SamePolicy:
     """The same Gaussian before the tanh in every state: the parameters are its mean and log-std [A]."""
@@ -197,7 +194,7 @@ def test_19_masks_and_the_multiplier_by_hand() -> None:
         assert abs(metrics["critic_loss"] - 2 * wanted) < 2e-4 + metrics["critic_1_td_loss"] * 2
     metrics = with_gaps([2.0, 5.0], [1, 0], coefficient=Strength(10.0, masked=True), lagrange=True)
     assert abs(metrics["critic_2_conservative_loss"] - 16.309691) < 1e-4
-    assert abs(metrics["lagrange_multiplier"] - E) < 1e-6
+    assert abs(metrics["lagrange_multiplier"] - np.e) < 1e-6
     assert abs(metrics["lagrange_loss"] + 16.309691) < 1e-4  # -1/2 of both critics': more gap, more multiplier
 
 
@@ -311,7 +308,7 @@ def test_22_a_constant_coefficient_is_cql_and_an_unknown_return_is_no_calibratio
 
 def test_rows_in_parts_are_the_same_update(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The critics' gradient is summed over parts that fit a processor's cache."""
-    algorithm = CQL(lagrange=True, calibrate=True, **LAYER_NORM)
+    algorithm = CQL(calibrate=True, **LAYER_NORM)
     whole = one_update(algorithm, return_to_go=0.1)
     monkeypatch.setattr("segue.methods.cql.parts_for_cache", lambda rows, floats: 4)
     again = replace(algorithm, gap_clip_max=1e9)  # clips nothing, but is another program
