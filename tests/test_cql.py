@@ -23,6 +23,7 @@ from segue.nets.networks import Scalar
 from segue.nets.policies import sample_tanh_gaussian
 from tests.test_ssar import UPDATE, batch_of, still
 
+
 @dataclass(frozen=True)
 class SamePolicy:
     """The same Gaussian before the tanh in every state: the parameters are its mean and log-std [A]."""
