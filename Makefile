@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEER := .venv/d3rlpy
 PEER_READY := $(PEER)/.ready
+IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 PIP_INSTALL := -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -31,10 +32,10 @@ demo: $(READY)
 	@$(BIN)/segue demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow'
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(IN_PARALLEL)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
