@@ -11,7 +11,7 @@ from segue.core.replay import Mix
 from segue.errors import UserError
 
 FITTING = {  # methods that continue a policy of each form, for the message that refuses another
-    "deterministic": "td3, td3_bc, spot or rebrac",
+    "deterministic": "td3, td3_bc, rebrac or iql --deterministic-actor",
     "tanh_gaussian": "sac, cql or cal_ql",
     "gaussian": "iql or awac",
 }

@@ -13,8 +13,8 @@ from segue.data.dataset import Dataset
 from segue.data.errors import DataError
 from segue.data.generate import Task, collect
 from segue.data.pointmaze import next_cells
-from segue.data.policy import load_policy
-from segue.data.recipes import names, recipe, scaled, uniform
+from segue.data.policy import FOLDER, load_policy, provenance
+from segue.data.recipes import KINDS, TASKS, names, recipe, scaled, uniform
 from segue.errors import UserError
 
 
@@ -123,6 +123,22 @@ def test_actions_are_scaled_to_the_bounds(snapshots: Path) -> None:
     drawn = uniform(low, high)(np.ones((5000, 11), np.float32), np.random.default_rng(0))
     np.testing.assert_allclose(drawn.min(axis=0), low, atol=0.01)
     np.testing.assert_allclose(drawn.max(axis=0), high, atol=0.01)
+
+
+@pytest.mark.parametrize(("task", "expert"), [("hopper", 90), ("halfcheetah", 70), ("walker2d", 70)])
+def test_the_shipped_policies(task: str, expert: float, tmp_path: Path) -> None:
+    """Every quality can be made of what is in the package, and the policies were as good as their names."""
+    record = provenance(task, FOLDER)
+    assert record is not None
+    low, high = record.reference_scores
+    told = json.loads(record.text)
+    returns = {entry["file"]: entry["return_mean"] for entry in told["snapshots"]}
+    score = {role: 100 * (returns[told[role]] - low) / (high - low) for role in ("medium", "expert")}
+    assert score["expert"] > expert and 20 < score["medium"] < 60
+    for quality in KINDS:
+        dataset = builtin.load(f"{task}-{quality}", 100, cache_dir=tmp_path)
+        assert_consistent(dataset, 100)
+        assert dataset.environment_id == TASKS[task]
 
 
 def test_names_depend_on_what_is_installed(snapshots: Path, tmp_path: Path) -> None:
