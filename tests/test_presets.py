@@ -16,7 +16,6 @@ from segue.methods import cql
 from segue.methods.ssar import BETA_MAX_FACTOR, GRADIENT_CLIP, OUTPUT_BIAS
 from segue.nets.policies import LOG_STD_MAX, LOG_STD_MIN
 from segue.recipes import METHODS, preset_recipe
-from segue.recipes.cql import FAST
 from segue.recipes.ssar import SSARRecipe
 from segue.recipes.ssar_presets import OFFLINE_UPDATES
 from segue.settings import flat
@@ -185,13 +184,13 @@ def preset_with(method: str, name: str, profile: str) -> Any:
 def test_fast_is_less_work_and_joins_with_a_dataset(
     method: str, settings: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fast, paper = preset_recipe(method, "fast"), METHODS[method]()
-    assert {key for key, value in flat(fast) if value != dict(flat(paper))[key]} <= set(FAST)
+    fast, paper, own = preset_recipe(method, "fast"), METHODS[method](), METHODS[method].presets["fast"]
+    assert {key for key, value in flat(fast) if value != dict(flat(paper))[key]} <= set(own)
     name = "antmaze-umaze-v2"
     joined, full = preset_recipe(method, f"{name},fast"), preset_recipe(method, name)
-    assert {key: value for key, value in flat(joined) if key in FAST} == FAST
-    assert {key: value for key, value in flat(joined) if key not in FAST} == {
-        key: value for key, value in flat(full) if key not in FAST
+    assert {key: value for key, value in flat(joined) if key in own} == own
+    assert {key: value for key, value in flat(joined) if key not in own} == {
+        key: value for key, value in flat(full) if key not in own
     }
     for one, other in ((fast, paper), (joined, full)):
         assert work(getattr(one, settings)) < work(getattr(other, settings)) / 5

@@ -103,7 +103,9 @@ class SSARCQLRecipe(_SSAR):
 
     summary: ClassVar[str] = "CQL with a learned, state-dependent strength of the conservative term on selected data"
     choose_when: ClassVar[str] = "where CQL is good and is to go on online; as dear as CQL, --preset fast on a CPU"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": FAST} | SSAR_CQL
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "fast": FAST | {"coefficient_hidden_sizes": (128, 128, 128)}
+    } | SSAR_CQL
 
     host: CQL = CQL(critic_layer_norm=True)
     adaptive: StateAdaptive = StateAdaptive(coefficient_learning_rate=1e-8)
