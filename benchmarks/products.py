@@ -110,6 +110,11 @@ class _Operation:
     count: int
 
 
+def _number_of_constants(scan: dict[str, Any]) -> int:
+    """How many of a scan's inputs are the same at every turn; JAX 0.12 tells it in another way than before."""
+    return scan["num_consts"] if "num_consts" in scan else len(scan["ft_in"].unpack()[0])
+
+
 class _Trace:
     """The equations in order of execution, nested programs unfolded into it, equal ones made one."""
 
@@ -142,7 +147,7 @@ class _Trace:
         """Add one equation, or what it calls; returns its outputs."""
         name, params = equation.primitive.name, equation.params
         if name == "scan":
-            closed, fixed = params["jaxpr"], params["num_consts"]
+            closed, fixed = params["jaxpr"], _number_of_constants(params)
             turning = [_Value() for _ in inputs[fixed:]]
             ends = self.unfold(closed.jaxpr, closed.consts, inputs[:fixed] + turning, count * params["length"])
             for value in inputs[fixed:] + ends:
