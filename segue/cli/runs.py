@@ -19,7 +19,7 @@ def evaluate(argv: list[str]) -> int:
     parser = Parser(
         prog="segue evaluate",
         description="Score a trained policy over fresh episodes, or with --offline estimate its discounted value from "
-        "data alone (fitted Q evaluation, with a bootstrap interval). The estimate takes about 10 minutes a seed on 2 "
+        "data alone (fitted Q evaluation, with a bootstrap interval). The estimate takes about 5 minutes a seed on 2 "
         "cores: 9 fits of 20,000 updates, whatever the number of transitions.",
     )
     parser.add_argument("run", type=Path)

@@ -352,7 +352,7 @@ class CQL(Algorithm[State]):
 
     def export(self, s: State) -> Models:
         """Networks, scalars, coefficient and the count of updates."""
-        names: PyTree = ("actor", "critic", "temperature", "multiplier", "beta", "updates")
+        names = ("actor", "critic", "temperature", "multiplier", "beta", "updates")
         return {name: getattr(s, name) for name in names}
 
     def diagnose(self, s: State, batch: Batch) -> Metrics:
