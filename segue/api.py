@@ -93,6 +93,8 @@ class Run:
         """
         options = options or OfflineEvaluation()
         options.check()
+        if transitions is not None and not isinstance(dataset, str):
+            raise UserError("--transitions says how much of --dataset to use: name the dataset too")
         check_values(settings or {})
         config = self.folder.config
         models, phase, spec, preparation = load_models(self.folder)

@@ -279,6 +279,7 @@ def test_another_dataset_one_seed_as_json(run: Path, tmp_path: Path, capsys: pyt
         ("--offline --confidence 95", "--confidence 95.0: give a share between 0 and 1"),
         ("--offline --discount 1", "--discount 1.0: give from 0 to below 1"),
         ("--offline --seeds 7", "has no seed 7; it has 0 1"),
+        ("--offline --transitions 100", "--transitions says how much of --dataset to use"),
         ("--offline --dataset {narrow}", "narrow.npz has 3 observations and 1 actions, the policy 4 and 1"),
         ("--offline --dataset nowhere.npz", "nowhere.npz"),
     ],
