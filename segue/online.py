@@ -144,7 +144,10 @@ class OnlineLoop:
         if self.ended:
             self.prepared = self.preparation.observation(self.obs)
         row: dict[str, Any] = {"obs": before, "action": action, "reward": reward, "next_obs": after}
-        row |= {"terminal": terminal, "extras": self.new_row_extras(self.env_step)}
+        extras = self.new_row_extras(self.env_step)
+        if "last" in extras:
+            extras = extras | {"last": np.isin(np.arange(len(self.seeds)), self.ended).astype(np.float32)}
+        row |= {"terminal": terminal, "extras": extras}
         return Batch(**row)
 
     def host_state(self) -> dict[str, Any]:

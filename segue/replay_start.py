@@ -20,8 +20,9 @@ from segue.preparation import Preparation
 from segue.selection import DEFAULT_EPISODE_LIMIT, trust_flags
 
 PROBE_ROWS = 1024  # fixed sample of the dataset for diagnostics
-# A new online row's extras: it is trusted; its return is not known before its episode ends, and bounds nothing.
-NEW_ROW_VALUES = {"trust": 1.0, "return_to_go": -np.inf}
+# A new online row's extras: it is trusted; its return is not known before its episode ends, and bounds nothing; the
+# loop says which rows end an episode.
+NEW_ROW_VALUES = {"trust": 1.0, "return_to_go": -np.inf, "last": 0.0}
 
 
 @dataclass(frozen=True)

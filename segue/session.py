@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue import checkpoint
-from segue.core.learn import Program, act_greedily, diagnose, initial_state, make_keys
+from segue.core.learn import Program, act_greedily, diagnose, initial_state, make_keys, scored
 from segue.core.phases import Phase
 from segue.core.replay import empty_rows
 from segue.core.types import Models, PyTree, Spec
@@ -172,7 +172,8 @@ class Session:
             assert data.rows is not None
             return OfflineWorker(program, state, columns, keys, data.rows)
         assert self.environment is not None
-        rows = empty_rows(self.spec, phase.online.env_steps, tuple(columns))
+        capacity = phase.algorithm.batch_size if phase.mix == "rollout" else phase.online.env_steps
+        rows = empty_rows(self.spec, capacity, tuple(columns))
         loop = OnlineLoop(
             program=program,
             schedule=phase.online,
@@ -248,7 +249,8 @@ class Session:
     def _evaluate(self, phase: Phase, worker: Worker, record: Record, done: bool, progress: Progress) -> None:
         """Score every seed; results (first and last point, the online phase's first tenth) take more episodes."""
         step, interval = worker.step, self._interval(phase)
-        if self.evaluator is None or phase.algorithm.policy_kind is None or (done and record.final):
+        wanted = phase.algorithm.policy_kind is not None and (done or not phase.algorithm.keeps_policy)
+        if self.evaluator is None or not wanted or (done and record.final):
             record.next_evaluation = step + interval
             return
         is_result = done or (phase.online is not None and step <= phase.steps // 10)
@@ -259,6 +261,8 @@ class Session:
             if score is None:
                 return  # interrupted: it is made up for after the resume
             lines.append({"step": step, "seed": seed} | self._describe(score))
+        scores = np.asarray([line["return_mean"] for line in lines], np.float32)
+        worker.state = scored(phase.algorithm, worker.state, scores)
         for line in lines:
             self._write({"kind": "evaluation", "phase": phase.name} | line)
         brief = [{key: value for key, value in line.items() if key != "returns"} for line in lines]

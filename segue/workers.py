@@ -165,6 +165,10 @@ class OnlineWorker(Worker):
         """The algorithm's state."""
         return self.loop.state
 
+    @state.setter
+    def state(self, state: PyTree) -> None:
+        self.loop.state = state
+
     def advance(self, until: int, stop: Callable[[], bool]) -> list[dict[str, Any]]:
         """Environment steps for about a call's time."""
         end = time.perf_counter() + CALL_SECONDS

@@ -23,6 +23,8 @@ class Algorithm(ABC, Generic[S]):
     needs: ClassVar[tuple[str, ...]] = ()  # roles that earlier phases must have made
     gives: ClassVar[tuple[str, ...]] = ()  # roles that `export` returns
     columns: ClassVar[tuple[str, ...]] = ()  # entries of `Batch.extras` that it reads
+    on_policy: ClassVar[bool] = False  # a batch is the latest `batch_size` steps in their order, not a sample
+    keeps_policy: ClassVar[bool] = False  # its policy is the one that it was given: scored once, not along the way
 
     batch_size: int
     discount: float
@@ -52,6 +54,14 @@ class Algorithm(ABC, Generic[S]):
     @abstractmethod
     def export(self, s: S) -> Models:
         """What the next phase may continue."""
+
+    def begin_step(self, s: S, env_step: jax.Array) -> S:
+        """Online, after environment step number `env_step` [] (from 1) and before the updates that follow it."""
+        return s
+
+    def scored(self, s: S, score: jax.Array) -> S:
+        """After every evaluation of the greedy policy: its mean return [], of raw rewards."""
+        return s
 
     def diagnose(self, s: S, batch: Batch) -> Metrics:
         """Quantities for the log that are too dear for every update, on a fixed sample of rows."""

@@ -167,6 +167,7 @@ def online_turn(
         offline: Batch | None,
     ) -> Any:
         memory = Memory(offline, columns, Ring(rows, turn.size))
+        state = program.algorithm.begin_step(state, turn.env_step)
         state, metrics = several_updates(program, flags, state, memory, learn_key, turn.updates)
         action = program.algorithm.act(state, obs, jax.random.fold_in(act_key, turn.env_step), True)
         return state, action, metrics
@@ -190,6 +191,12 @@ def act(
 def act_greedily(algorithm: Algorithm, state: PyTree, obs: jax.Array) -> jax.Array:
     """One seed's state, many observations: [n, S] -> [n, A], without exploration."""
     return jax.vmap(lambda o: algorithm.act(state, o, jax.random.key(0), False))(obs)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def scored(algorithm: Algorithm, state: PyTree, scores: jax.Array) -> PyTree:
+    """Tell every seed's algorithm the score [seeds] of its policy."""
+    return over_seeds(algorithm.scored, (state, scores), ())
 
 
 @partial(jax.jit, static_argnums=0)

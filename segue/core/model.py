@@ -15,18 +15,26 @@ from segue.core.types import Models, PyTree
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (b1 0.9, b2 0.999, eps 1e-8), after an optional clip of the gradient's global L2 norm.
+    """Adam (b1 0.9, b2 0.999), after an optional clip of the gradient's global L2 norm.
 
     A value, not a closure: equal settings are equal objects, so that programs compile once.
     """
 
     learning_rate: float
     clip_norm: float | None = None
+    epsilon: float = 1e-8  # outside the square root
 
     def transform(self) -> optax.GradientTransformation:
         """The optax transformation with these settings."""
-        adam = optax.adam(self.learning_rate)
-        return adam if self.clip_norm is None else optax.chain(optax.clip_by_global_norm(self.clip_norm), adam)
+        return optax.adam(self.learning_rate, eps=self.epsilon)
+
+    def clipped(self, grads: PyTree) -> PyTree:
+        """`grads`, scaled down to the largest norm; 1e-6 is the guard of the papers' framework against a zero norm."""
+        if self.clip_norm is None:
+            return grads
+        norm = jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(grads)))
+        scale = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
+        return jax.tree.map(lambda x: scale * x, grads)
 
 
 PART_BYTES = 1 << 19  # half of a core's second-level cache: a layer's activations and their gradient [measured]
@@ -91,6 +99,7 @@ class Model:
 
     def step(self, grads: PyTree, rate: jax.Array | float = 1.0) -> Model:
         """One optimizer step along `grads`, a pytree like `params`; `rate` multiplies the learning rate."""
+        grads = self.optimizer.clipped(grads)
         updates, opt_state = self.optimizer.transform().update(grads, self.opt_state, self.params)
         if not (isinstance(rate, float) and rate == 1.0):
             updates = jax.tree.map(lambda x: rate * x, updates)
@@ -140,6 +149,14 @@ class Model:
         """Polyak: target <- (1 - rate) target + rate params."""
         target = jax.tree.map(lambda slow, fast: (1 - rate) * slow + rate * fast, self.target, self.params)
         return replace(self, target=target)
+
+    def frozen(self) -> Model:
+        """A copy of the network as it is now, which no optimizer will move."""
+        return replace(self, params=jax.tree.map(jnp.copy, self.params), target=None, opt_state=())
+
+    def settled(self) -> Model:
+        """The target a hard copy of the parameters."""
+        return replace(self, target=jax.tree.map(jnp.copy, self.params))
 
     def continued(self, optimizer: Adam, keep_moments: bool = True) -> Model:
         """The same model under another phase's optimizer settings; moments are kept where their shape is the same."""

@@ -64,7 +64,9 @@ class Phase:
     @property
     def mix(self) -> Mix:
         """Where its batches come from."""
-        return MIXES[self.online.replay] if self.online else "offline"
+        if self.online is None:
+            return "offline"
+        return "rollout" if self.algorithm.on_policy else MIXES[self.online.replay]
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Where batches come from: the offline rows, the online ring, or a mix of both.
 
 The mixes: "offline" (dataset only), "joined" (one pool of both, as after appending), "half" (half of each batch from
-either, online rows first), "online" (ring only). The offline rows are one copy shared by all seeds; columns that
-depend on the seed and the ring are a copy a seed.
+either, online rows first), "online" (ring only), "rollout" (the whole ring in its order). The offline rows are one
+copy shared by all seeds; columns that depend on the seed and the ring are a copy a seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax import lax
 
 from segue.core.types import Batch, Spec
 
-Mix = Literal["offline", "joined", "half", "online"]
+Mix = Literal["offline", "joined", "half", "online", "rollout"]
 DERIVED = ("next_action", "next_action_known")  # extras of a batch that are read off its neighbours, and stored nowhere
 
 
@@ -97,6 +97,8 @@ def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
     size = jnp.int32(0) if memory.ring is None else memory.ring.size
     if mix == "offline":
         return jax.random.randint(key, (n,), 0, rows)
+    if mix == "rollout":
+        return jnp.arange(n)
     if mix == "joined":
         return jax.random.randint(key, (n,), 0, rows + size)
     if mix == "online":
@@ -123,7 +125,7 @@ def gather(mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = Fa
 
     if mix == "offline":
         return of_dataset(indices)
-    if mix == "online":
+    if mix in ("online", "rollout"):
         return of_ring(indices)
     if mix == "half":
         half = indices.shape[0] // 2
