@@ -1,4 +1,4 @@
-"""The reference policy of a constraint: the best that was evaluated, or a snapshot now and then (../spec/ocr_cft.md)."""
+"""The reference policy of a constraint: the best that was evaluated, or a snapshot now and then."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def starting_reference(models: Models, actor: Model) -> Reference:
 class ReferenceRule:
     """When the reference is replaced by the policy being trained."""
 
-    reference: Literal["best_evaluated", "fixed_interval"] = "best_evaluated"  # policy of the constraint [ocr_cft.md 1.7]
+    reference: Literal["best_evaluated", "fixed_interval"] = "best_evaluated"  # which pi_ref [ocr_cft.md 1.7]
     reference_interval: int = 1_000  # environment steps between "fixed_interval"'s snapshots [ocr_cft.md 2.6]
 
     def scored(self, reference: Reference, actor: Model, score: jax.Array) -> Reference:
