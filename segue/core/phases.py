@@ -13,8 +13,9 @@ from segue.errors import UserError
 FITTING = {  # methods that continue a policy of each form, for the message that refuses another
     "deterministic": "td3, td3_bc, rebrac or iql --deterministic-actor",
     "tanh_gaussian": "sac, cql or cal_ql",
-    "gaussian": "iql or awac",
+    "gaussian": "ppo, iql or awac",
 }
+CLONING = "o2sac, o2td3 or o2ppo, which clone it (as sac, td3 and ppo do with --clone-updates 100000)"
 ReplayStart = Literal["all", "half", "part", "none"]
 MIXES: dict[ReplayStart, Mix] = {"all": "joined", "part": "joined", "half": "half", "none": "online"}
 
@@ -54,6 +55,8 @@ class Phase:
     selection: Selection = Selection()
     replay_drop_last: bool = False  # released "part" always loses the data's last trajectory
     failure_reward: float | None = None  # stored; an episode that ends with it has the return-to-go of failing for ever
+    relabel: bool = False  # the dataset's actions are those that an outside policy would take
+    evaluation_interval: int | None = None  # steps between evaluations, where the user names none
     top_fraction: float = 1.0  # of the dataset's episodes, those of the highest returns, are all that it learns from
 
     @property
@@ -86,6 +89,10 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
         missing = [role for role in phase.needs if role not in roles]
         if missing:
             remedy = "start from a run whose method makes them"
+            if missing == ["critic"]:
+                remedy = "keep --reevaluation-updates above 0, which makes one"
+            if "actor" in missing:
+                remedy = "start from a policy: segue run METHOD --offline METHOD, or segue finetune RUN"
             if "selector_critic" in missing:
                 remedy = "choose --selection return, or start from a run that selected by IQL's advantage"
             lacking = " and ".join(missing)
@@ -94,7 +101,12 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
             fitting = FITTING[policy_kind]
             raise UserError(
                 f"phase '{phase.name}' ({type(algorithm).__name__}) continues a {algorithm.policy_kind} policy, but "
-                f"the policy so far is {policy_kind}: go on with {fitting}"
+                f"the policy so far is {policy_kind}: go on with {fitting}, or with {CLONING}"
+            )
+        if phase.mix == "rollout" and phase.online and phase.online.replay != "none":
+            raise UserError(
+                f"phase '{phase.name}' ({type(algorithm).__name__}) learns from its own latest steps and has no replay: "
+                "leave --replay out, or choose o2sac or o2td3"
             )
         if phase.steps < 1:
             raise UserError(f"phase '{phase.name}' has {phase.steps} steps; it needs at least 1")
