@@ -38,14 +38,15 @@ class PhaseData:
     new_row_extras: Callable[[int], dict[str, np.ndarray]]  # number of online rows so far -> columns of the next
 
 
-def prepared_rows(dataset: Dataset, preparation: Preparation) -> Batch:
-    """The dataset as the networks see it, on the device; actions scaled from their bounds to [-1, 1]."""
+def prepared_rows(dataset: Dataset, preparation: Preparation, actions: np.ndarray | None = None) -> Batch:
+    """The dataset as the networks see it, on the device; actions (others than its own, if given) in [-1, 1]."""
     # In float64, or actions that already lie in [-1, 1] would lose their last bits.
     low, high = dataset.action_low.astype(np.float64), dataset.action_high.astype(np.float64)
     limit = preparation.action_limit
+    actions = dataset.actions if actions is None else actions
     return Batch(
         obs=jnp.asarray(preparation.observation(dataset.observations)),
-        action=jnp.asarray(np.clip(2 * (dataset.actions - low) / (high - low) - 1, -limit, limit), jnp.float32),
+        action=jnp.asarray(np.clip(2 * (actions - low) / (high - low) - 1, -limit, limit), jnp.float32),
         reward=jnp.asarray(preparation.reward(dataset.rewards), jnp.float32),
         next_obs=jnp.asarray(preparation.observation(dataset.next_observations)),
         terminal=jnp.asarray(dataset.terminated, jnp.float32),
@@ -54,9 +55,17 @@ def prepared_rows(dataset: Dataset, preparation: Preparation) -> Batch:
 
 
 def phase_data(
-    phase: Phase, dataset: Dataset | None, preparation: Preparation, models: Models, seeds: int
+    phase: Phase,
+    dataset: Dataset | None,
+    preparation: Preparation,
+    models: Models,
+    seeds: int,
+    labels: np.ndarray | None = None,
 ) -> PhaseData:
-    """Prepare the rows and flags of `phase`. Raises UserError if it needs a dataset and there is none."""
+    """Prepare the rows and flags of `phase`. Raises UserError if it needs a dataset and there is none.
+
+    `labels` [N, A] are the actions of an outside policy, in the environment's units, for a phase that wants them.
+    """
     wanted = columns_of(phase)
     wants_flags = "trust" in wanted
     first = {name: np.full(seeds, NEW_ROW_VALUES[name], np.float32) for name in wanted}
@@ -69,7 +78,7 @@ def phase_data(
             raise UserError(f"phase '{phase.name}' learns from a dataset: give one with --dataset, or --replay none")
         nothing = {name: np.ones((seeds, 0), np.float32) for name in wanted}
         return PhaseData(None, nothing, None, None, {}, None, of_new_rows)
-    rows = prepared_rows(dataset, preparation)
+    rows = prepared_rows(dataset, preparation, labels if phase.relabel else None)
     columns: dict[str, np.ndarray] = {}
     selection = None
     if wants_flags:

@@ -77,7 +77,9 @@ class Session:
         first_phase: int,
         evaluation: Evaluation,
         quiet: bool,
+        labels: np.ndarray | None = None,
     ):
+        self.labels = labels  # actions [N, A] of an outside policy at the dataset's observations
         self.folder, self.phases, self.spec, self.dataset = folder, phases, spec, dataset
         self.preparation, self.seeds, self.models, self.first_phase = preparation, seeds, models, first_phase
         self.environment, self.environment_kwargs = environment, environment_kwargs
@@ -138,7 +140,7 @@ class Session:
 
     def _run_phase(self, number: int, host: dict[str, Any] | None) -> None:
         phase = self.phases[number]
-        data = phase_data(phase, self.dataset, self.preparation, self.models, len(self.seeds))
+        data = phase_data(phase, self.dataset, self.preparation, self.models, len(self.seeds), self.labels)
         worker = self._worker(number, phase, data)
         kind = "online" if phase.online else "offline"
         if host is not None:
@@ -204,7 +206,7 @@ class Session:
 
     def _interval(self, phase: Phase) -> int:
         chosen = self.evaluation.online_eval_interval if phase.online else self.evaluation.eval_interval
-        return chosen or max(1, phase.steps // 20)
+        return chosen or phase.evaluation_interval or max(1, phase.steps // 20)
 
     def _drive(
         self, number: int, phase: Phase, worker: Worker, record: Record, data: PhaseData, progress: Progress
