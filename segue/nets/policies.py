@@ -21,13 +21,14 @@ class DeterministicPolicy:
     action_dim: int
     hidden_sizes: tuple[int, ...]
     last_initializer: Initializer | None = None
+    initializer: Initializer = fan_in_uniform
     kind = "deterministic"
 
     @property
     def mlp(self) -> MLP:
         """The network under the tanh."""
         sizes = (self.observation_dim, *self.hidden_sizes, self.action_dim)
-        return MLP(sizes, last_initializer=self.last_initializer)
+        return MLP(sizes, initializer=self.initializer, last_initializer=self.last_initializer)
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""
@@ -46,12 +47,13 @@ class GaussianPolicy:
     action_dim: int
     hidden_sizes: tuple[int, ...]
     tanh_mean: bool  # keeps the mean, though not the sample, in [-1, 1]
+    initializer: Initializer = fan_in_uniform
     kind = "gaussian"
 
     @property
     def mlp(self) -> MLP:
         """The network of the mean, before its tanh."""
-        return MLP((self.observation_dim, *self.hidden_sizes, self.action_dim))
+        return MLP((self.observation_dim, *self.hidden_sizes, self.action_dim), initializer=self.initializer)
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters; the std starts at 1."""
