@@ -34,6 +34,13 @@ class Recipe(ABC):
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:
         """The phases on the dataset, the last of them `updates` gradient steps long; () if it has none."""
 
+    def handover_phases(self, before: str | None) -> tuple[Phase, ...]:
+        """Phases on the dataset between another method's policy and `online_phase`.
+
+        `before` is that policy's form, None for an outside policy that is known by its actions alone.
+        """
+        return ()
+
     @abstractmethod
     def online_phase(self, env_steps: int) -> Phase:
         """The phase in the environment."""
