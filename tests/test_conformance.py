@@ -20,6 +20,7 @@ from segue.core.replay import Memory, gather
 from segue.core.types import Batch, PyTree, Spec
 from segue.methods.awac import AWAC
 from segue.methods.bc import BC
+from segue.methods.clone import Clone
 from segue.methods.cql import CQL
 from segue.methods.fqe import FQE
 from segue.methods.iql import IQL, IQLCritics
@@ -58,6 +59,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
     "awac": AWAC(policy_update_interval=2, **SMALL),
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
+    "clone": Clone(policy_update_interval=2, **SMALL),
+    "clone_gaussian": Clone("gaussian", "labels", **SMALL),
+    "clone_deterministic": Clone("deterministic", **SMALL),
     "fqe": FQE(SAC(**SMALL), stochastic=True, policy_update_interval=2, **SMALL),
 }
 ACTOR, TARGET_ACTOR = (".actor.params", ".actor.opt_state"), ".actor.target"
@@ -87,13 +91,28 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
     "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
+    "clone": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
+    "clone_gaussian": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
+    "clone_deterministic": ((*ACTOR, ".updates"), ()),
     "fqe": ((*CRITIC, TARGET_CRITIC), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
 one_of_each_class = pytest.mark.parametrize(
     "name",
-    ["ssar_masked", "td3", "spot", "rebrac", "cql_lagrange_max_backup", "sac", "iql", "awac", "iql_critics", "fqe"],
+    [
+        "ssar_masked",
+        "td3",
+        "spot",
+        "rebrac",
+        "cql_lagrange_max_backup",
+        "sac",
+        "iql",
+        "awac",
+        "iql_critics",
+        "clone",
+        "fqe",
+    ],
 )
 
 
