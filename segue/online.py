@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from segue.core.types import Batch, Metrics, PyTree
 from segue.environment import Environment
 from segue.episode_returns import EpisodeReturns, ReturnRule
 from segue.preparation import Preparation
+from segue.reward_scaling import RunningReturn
 
 
 class OnlineLoop:
@@ -36,6 +38,7 @@ class OnlineLoop:
         seeds: tuple[int, ...],
         new_row_extras: Callable[[int], dict[str, np.ndarray]] = lambda step: {},
         return_rule: ReturnRule | None = None,
+        running_return: RunningReturn | None = None,
     ):
         self.program, self.schedule, self.environments, self.preparation = program, schedule, environments, preparation
         self.state, self.rows, self.columns, self.offline, self.keys = state, rows, columns, offline, keys
@@ -48,6 +51,7 @@ class OnlineLoop:
         self.episode_return = np.zeros(len(seeds))
         self.episode_length = np.zeros(len(seeds), np.int64)
         self.returns = EpisodeReturns(return_rule, len(seeds)) if return_rule else None
+        self.scaling = [replace(running_return, total=0.0) for _ in seeds] if running_return else []
         self.ended: list[int] = []  # seeds whose episode the latest step ended
         self.host_seconds = 0.0  # environment, storing, logging: everything but the device's work
 
@@ -128,7 +132,8 @@ class OnlineLoop:
         self.obs = np.empty_like(self.obs)
         for k, env in enumerate(self.environments):
             self.obs[k], raw, terminated, truncated = env.step(action[k])
-            reward[k] = self.preparation.reward(raw)
+            prepared = float(self.preparation.reward(raw))
+            reward[k] = self.scaling[k].scaled(prepared) if self.scaling else prepared
             # A step that hits the time limit bootstraps even if the environment ended there too (../spec/ssar.md 2.9).
             terminal[k] = terminated and not truncated
             self.episode_return[k] += raw
@@ -141,6 +146,8 @@ class OnlineLoop:
             episodes.append(episode | {"length": int(self.episode_length[k])})
             self.episode_return[k], self.episode_length[k] = 0.0, 0
             self.obs[k] = self.environments[k].reset()
+            if self.scaling:
+                self.scaling[k].restart()
         if self.ended:
             self.prepared = self.preparation.observation(self.obs)
         row: dict[str, Any] = {"obs": before, "action": action, "reward": reward, "next_obs": after}
@@ -160,6 +167,7 @@ class OnlineLoop:
             "episode_length": self.episode_length.tolist(),
             "environments": [env.snapshot() for env in self.environments],
             "returns": self.returns.as_dict() if self.returns else None,
+            "scaling": [one.as_dict() for one in self.scaling],
         }
 
     def restore(self, host: dict[str, Any]) -> None:
@@ -172,6 +180,8 @@ class OnlineLoop:
         self.updates = int(self.state.updates[0])
         if self.returns:
             self.returns.restore(host["returns"])
+        if self.scaling:
+            self.scaling = [RunningReturn(**one) for one in host["scaling"]]
         for k, (env, snapshot) in enumerate(zip(self.environments, host["environments"], strict=True)):
             if snapshot is not None:
                 env.restore(snapshot)
@@ -181,6 +191,8 @@ class OnlineLoop:
             self.episode_return[k], self.episode_length[k] = 0.0, 0
             if self.returns:
                 self.returns.forget(k)
+            if self.scaling:
+                self.scaling[k].restart()
             self.prepared = self.preparation.observation(self.obs)
             self.action[k] = np.asarray(self._first_action())[k]
         self.prepared = self.preparation.observation(self.obs)

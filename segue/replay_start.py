@@ -14,9 +14,10 @@ from segue.core.phases import Phase
 from segue.core.replay import DERIVED
 from segue.core.types import Batch, Models
 from segue.data import Dataset
-from segue.data.prepare import best_episodes, return_to_go, top_trajectories
+from segue.data.prepare import best_episodes, episode_tails, return_to_go, top_trajectories
 from segue.errors import UserError
 from segue.preparation import Preparation
+from segue.reward_scaling import RunningReturn
 from segue.selection import DEFAULT_EPISODE_LIMIT, trust_flags
 
 PROBE_ROWS = 1024  # fixed sample of the dataset for diagnostics
@@ -36,6 +37,7 @@ class PhaseData:
     probe_columns: dict[str, np.ndarray]
     reward_scale: float | None  # largest |reward| of the dataset
     new_row_extras: Callable[[int], dict[str, np.ndarray]]  # number of online rows so far -> columns of the next
+    running_return: RunningReturn | None = None  # by which the rewards were scaled, and online ones have to be
 
 
 def prepared_rows(dataset: Dataset, preparation: Preparation, actions: np.ndarray | None = None) -> Batch:
@@ -68,17 +70,22 @@ def phase_data(
     """
     wanted = columns_of(phase)
     wants_flags = "trust" in wanted
-    first = {name: np.full(seeds, NEW_ROW_VALUES[name], np.float32) for name in wanted}
+    first = {name: np.full(seeds, NEW_ROW_VALUES[name], np.float32) for name in wanted if phase.online}
+    running = RunningReturn(phase.algorithm.discount) if phase.scale_rewards_by_running_return else None
 
     def of_new_rows(step: int) -> dict[str, np.ndarray]:
         return first
 
+    nothing = {name: np.ones((seeds, 0), np.float32) for name in wanted}
     if dataset is None:
-        if phase.mix != "online":
+        if phase.mix not in ("online", "rollout"):
             raise UserError(f"phase '{phase.name}' learns from a dataset: give one with --dataset, or --replay none")
-        nothing = {name: np.ones((seeds, 0), np.float32) for name in wanted}
-        return PhaseData(None, nothing, None, None, {}, None, of_new_rows)
+        return PhaseData(None, nothing, None, None, {}, None, of_new_rows, running)
     rows = prepared_rows(dataset, preparation, labels if phase.relabel else None)
+    if running:
+        ended = dataset.terminated | dataset.truncated
+        scaled = running.over_dataset(np.asarray(rows.reward, np.float64), dataset.terminated, ended)
+        rows = rows._replace(reward=jnp.asarray(scaled))
     columns: dict[str, np.ndarray] = {}
     selection = None
     if wants_flags:
@@ -87,6 +94,8 @@ def phase_data(
         columns["trust"], selection = trust_flags(phase.selection, rows, scaled_returns, limit, models, seeds)
     if "return_to_go" in wanted:
         columns["return_to_go"] = np.tile(_returns_to_go(phase, dataset, rows), (seeds, 1))
+    if "rows_to_end" in wanted:
+        columns |= {name: np.tile(x, (seeds, 1)) for name, x in _episode_tails(phase, dataset, rows).items()}
     scale = float(np.abs(np.asarray(rows.reward)).max())
     sample = np.random.default_rng(0).integers(0, len(dataset), min(PROBE_ROWS, len(dataset)))
     probe = jax.tree.map(lambda x: x[sample], rows)
@@ -103,9 +112,9 @@ def phase_data(
         rows = jax.tree.map(lambda x: x[kept], rows)
         columns = {name: flags[:, kept] for name, flags in columns.items()}
     used: Batch | None = rows
-    if phase.mix == "online":
-        used, columns = None, {name: flags[:, :0] for name, flags in columns.items()}
-    return PhaseData(used, columns, selection, probe, probe_columns, scale, extras)
+    if phase.mix in ("online", "rollout"):
+        used, columns = None, nothing
+    return PhaseData(used, columns, selection, probe, probe_columns, scale, extras, running)
 
 
 def columns_of(phase: Phase) -> tuple[str, ...]:
@@ -131,6 +140,18 @@ def _returns_to_go(phase: Phase, dataset: Dataset, rows: Batch) -> np.ndarray:
         dataset.max_episode_steps or DEFAULT_EPISODE_LIMIT,
         phase.failure_reward,
     ).astype(np.float32)
+
+
+def _episode_tails(phase: Phase, dataset: Dataset, rows: Batch) -> dict[str, np.ndarray]:
+    """The columns "rows_to_end" and "end_discount" [N], which complete a return-to-go that a time limit cut."""
+    rows_to_end, end_discount = episode_tails(
+        np.asarray(rows.obs),
+        np.asarray(rows.next_obs),
+        np.asarray(rows.terminal) > 0,
+        phase.algorithm.discount,
+        dataset.max_episode_steps or DEFAULT_EPISODE_LIMIT,
+    )
+    return {"rows_to_end": rows_to_end.astype(np.float32), "end_discount": end_discount.astype(np.float32)}
 
 
 def _best_rows(phase: Phase, rows: Batch) -> np.ndarray:

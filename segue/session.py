@@ -15,10 +15,11 @@ from segue.core.learn import Program, act_greedily, diagnose, initial_state, mak
 from segue.core.phases import Phase
 from segue.core.replay import empty_rows
 from segue.core.types import Models, PyTree, Spec
+from segue.critic_check import check_critic
 from segue.data import Dataset
 from segue.environment import Environment, EnvironmentMaker
 from segue.episode_returns import ReturnRule
-from segue.evaluate import Evaluator, Score
+from segue.evaluate import Evaluator, Score, Trace
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 from segue.progress import Progress
@@ -57,6 +58,7 @@ class Record:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     final: list[dict[str, Any]] = field(default_factory=list)
     handover: list[dict[str, Any]] = field(default_factory=list)
+    critic_check: list[dict[str, Any]] = field(default_factory=list)  # at the end, and at the start of an online phase
     selection: dict[str, Any] | None = None
 
 
@@ -188,6 +190,7 @@ class Session:
             keys=keys,
             seeds=self.seeds,
             new_row_extras=data.new_row_extras,
+            running_return=data.running_return,
             return_rule=(
                 ReturnRule(phase.algorithm.discount, phase.failure_reward)
                 if "return_to_go" in columns_of(phase)
@@ -257,12 +260,15 @@ class Session:
             return
         is_result = done or (phase.online is not None and step <= phase.steps // 10)
         episodes = self.evaluation.result_episodes if is_result else self.evaluation.eval_episodes
-        lines = []
+        begins = step == 0 and "actor" in self.models
+        lines, traces = [], []
         for k, seed in enumerate(self.seeds):
-            score = self.evaluator.score(self._policy(phase, worker, k), episodes, seed, self.stop.requested)
+            policy = self._policy(phase, worker, k)
+            score = self.evaluator.score(policy, episodes, seed, self.stop.requested, trace=done or begins)
             if score is None:
                 return  # interrupted: it is made up for after the resume
             lines.append({"step": step, "seed": seed} | self._describe(score))
+            traces.append(score.trace)
         scores = np.asarray([line["return_mean"] for line in lines], np.float32)
         worker.state = scored(phase.algorithm, worker.state, scores)
         for line in lines:
@@ -271,10 +277,23 @@ class Session:
         record.evaluations += brief
         if done:
             record.final = lines
-        if step == 0 and "actor" in self.models:
+        if begins:
             record.handover = brief
+        self._check_critic(phase, worker, record, traces)
         record.next_evaluation = step + interval
         progress.say("score " + " ".join(_short(line) for line in brief))
+
+    def _check_critic(self, phase: Phase, worker: Worker, record: Record, traces: list[Trace | None]) -> None:
+        """How every seed's critic, if there is one, agrees with the episodes that were traced."""
+        models = self.models | phase.algorithm.export(worker.state)
+        for k, (seed, trace) in enumerate(zip(self.seeds, traces, strict=True)):
+            if trace is None:
+                continue
+            found = check_critic(models, phase.algorithm.gives, trace, phase.algorithm.discount, seed, k)
+            if found is not None:
+                entry = {"step": worker.step, "seed": seed, "policy": phase.algorithm.policy_kind} | found
+                record.critic_check.append(entry)
+                self.folder.log({"kind": "critic_check", "phase": phase.name} | entry)
 
     def _describe(self, score: Score) -> dict[str, Any]:
         normalised = error = None

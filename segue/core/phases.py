@@ -55,6 +55,7 @@ class Phase:
     selection: Selection = Selection()
     replay_drop_last: bool = False  # released "part" always loses the data's last trajectory
     failure_reward: float | None = None  # stored; an episode that ends with it has the return-to-go of failing for ever
+    scale_rewards_by_running_return: bool = False  # by the std of the discounted sum so far, segue.reward_scaling
     relabel: bool = False  # the dataset's actions are those that an outside policy would take
     evaluation_interval: int | None = None  # steps between evaluations, where the user names none
     top_fraction: float = 1.0  # of the dataset's episodes, those of the highest returns, are all that it learns from

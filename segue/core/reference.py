@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from segue.core.model import Model
 from segue.core.types import Models, PyTree
 
-NO_SCORE = float("-inf")
+NO_SCORE = -1e30  # below every return, but a number: a state that holds an infinity counts as diverged
 
 
 class Reference(NamedTuple):

@@ -18,7 +18,8 @@ from jax import lax
 from segue.core.types import Batch, Spec
 
 Mix = Literal["offline", "joined", "half", "online", "rollout"]
-DERIVED = ("next_action", "next_action_known")  # extras of a batch that are read off its neighbours, and stored nowhere
+# Extras of a batch that are read off other rows, and stored nowhere.
+DERIVED = ("next_action", "next_action_known", "end_obs")
 
 
 class Ring(NamedTuple):
@@ -109,10 +110,17 @@ def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
 
 
 def gather(mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = False) -> Batch:
-    """The rows that `draw_indices` named, leaves [n, ...]; with `next_actions` also what `followed` adds."""
+    """The rows that `draw_indices` named, leaves [n, ...]; with `next_actions` also what `followed` adds.
+
+    Where rows know how many rows of their episode follow, "rows_to_end", there is also "end_obs" [n, S], where that
+    episode ended.
+    """
 
     def taken(rows: Batch, size: jax.Array | int, i: jax.Array) -> Batch:
         batch = jax.tree.map(lambda x: x[i], rows)
+        if "rows_to_end" in batch.extras:
+            end_obs = rows.next_obs[i + batch.extras["rows_to_end"].astype(i.dtype)]
+            batch = batch._replace(extras=batch.extras | {"end_obs": end_obs})
         return followed(batch, rows, (i + 1) % size) if next_actions else batch
 
     def of_dataset(i: jax.Array) -> Batch:

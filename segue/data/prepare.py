@@ -175,6 +175,21 @@ def return_to_go(
     return result
 
 
+def episode_tails(
+    observations: np.ndarray, next_observations: np.ndarray, terminated: np.ndarray, discount: float, max_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each row how many rows of its trajectory follow, [N] int64, and the share of the end's value, [N] float64.
+
+    The share is what the value of the state after the trajectory's last row counts in the row's return: `discount` to
+    the power of the steps until there; 0 if it is a terminal.
+    """
+    ends = trajectory_ends(observations, next_observations, terminated, max_steps)
+    end_row = np.repeat(ends, _lengths(ends))
+    rows_to_end = end_row - np.arange(len(end_row))
+    terminal = np.asarray(terminated, bool)[end_row]
+    return rows_to_end, np.where(terminal, 0.0, float(discount) ** (rows_to_end + 1))
+
+
 def _cap_lengths(hard: np.ndarray, max_steps: int | None) -> np.ndarray:
     """Mask of ends: the `hard` ones and every `max_steps`-th row counted from the row after the last hard end."""
     if max_steps is None:

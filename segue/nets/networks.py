@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -74,12 +75,13 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class MLP:
-    """Affine layers with ReLU between them; `sizes` names every width from input to output."""
+    """Affine layers with an activation between them; `sizes` names every width from input to output."""
 
     sizes: tuple[int, ...]
-    layer_norm: bool = False  # between each hidden affine layer and its ReLU
+    layer_norm: bool = False  # between each hidden affine layer and its activation
     initializer: Initializer = fan_in_uniform
     last_initializer: Initializer | None = None  # of the last layer, where it is another
+    activation: Literal["relu", "tanh"] = "relu"
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""
@@ -105,7 +107,7 @@ class MLP:
             x = (x @ params[f"layers_{i}"]["kernel"] if i else x) + params[f"layers_{i}"]["bias"]
             if i < last:
                 x = layer_norm(x, **params[f"norm_{i}"]) if self.layer_norm else x
-                x = jax.nn.relu(x)
+                x = jax.nn.relu(x) if self.activation == "relu" else jnp.tanh(x)
                 x = x * dropout[i] if dropout else x
         return x
 

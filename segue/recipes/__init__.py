@@ -11,6 +11,7 @@ from segue.recipes.bc import BCRecipe
 from segue.recipes.cql import CalQLRecipe, CQLRecipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
 from segue.recipes.iql import IQLRecipe
+from segue.recipes.ppo import PPORecipe
 from segue.recipes.rebrac import ReBRACRecipe
 from segue.recipes.spot import SPOTRecipe
 from segue.recipes.ssar import SSARCQLRecipe, SSARRecipe
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Recipe]] = {
     "cal_ql": CalQLRecipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
+    "ppo": PPORecipe,
 }
 
 

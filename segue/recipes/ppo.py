@@ -1,0 +1,41 @@
+"""PPO: online from scratch, or from a Gaussian policy. Sources: of PPO, ../spec/ocr_cft_hparams.yaml (o2ppo)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from segue.core.phases import Online, Phase, ReplayStart
+from segue.errors import UserError
+from segue.methods.ppo import PPO
+from segue.recipes.base import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPORecipe(Recipe):
+    """Proximal policy optimization."""
+
+    summary: ClassVar[str] = "PPO: a Gaussian policy, careful steps on its own latest rollout, no replay, online"
+    choose_when: ClassVar[str] = "where steps are cheap, or to see what O2PPO adds; it learns from each step only once"
+    paper: ClassVar[str] = "Schulman et al. 2017, arXiv:1707.06347"
+    needs_dataset: ClassVar[bool] = False
+
+    algorithm: PPO = PPO()
+    normalize_observations: bool = False  # (s - mean) / (std + 0.001), dataset's statistics [ours: none from scratch]
+    replay: ReplayStart = "none"  # fixed: it learns from its latest rollout alone [Algorithm 1]
+    warmup_steps: int = 0  # fixed: it learns from every step [Algorithm 1]
+    updates_per_step: float = 0.0  # fixed: it learns after every --batch-size steps [Algorithm 1]
+
+    def offline_phases(self, updates: int) -> tuple[Phase, ...]:
+        """None: it learns online."""
+        return ()
+
+    def online_phase(self, env_steps: int) -> Phase:
+        """PPO in the environment. Raises UserError for settings that a method without replay has no use for."""
+        if self.warmup_steps or self.updates_per_step:
+            raise UserError(
+                "PPO learns from every step, once every --batch-size steps: leave --warmup-steps and "
+                "--updates-per-step out"
+            )
+        schedule = Online(env_steps, updates_per_step=1 / self.algorithm.batch_size, replay=self.replay)
+        return Phase("online", self.algorithm, online=schedule)
