@@ -14,11 +14,23 @@ SEED_OFFSET = 1_000_000  # evaluation episodes never share a seed with training 
 
 
 @dataclass(frozen=True)
+class Trace:
+    """Every step of whole episodes, one episode after another, in the networks' units; T is the sum of their lengths."""
+
+    obs: np.ndarray  # [T, S] prepared
+    action: np.ndarray  # [T, A] as executed, in [-1, 1]
+    reward: np.ndarray  # [T] prepared
+    episode: np.ndarray  # [T] number of the episode, ascending
+    terminated: np.ndarray  # [episodes] True where the MDP ended, False where a time limit cut the episode
+
+
+@dataclass(frozen=True)
 class Score:
     """Returns of whole episodes, undiscounted, on raw rewards."""
 
     returns: np.ndarray  # [episodes]
     lengths: np.ndarray  # [episodes]
+    trace: Trace | None = None  # where it was asked for
 
     @property
     def mean(self) -> float:
@@ -48,22 +60,39 @@ class Evaluator:
         episodes: int,
         seed: int,
         interrupted: Callable[[], bool] = lambda: False,
+        trace: bool = False,
     ) -> Score | None:
-        """`policy` maps prepared observations [n, S] to actions [n, A] in [-1, 1]. None if interrupted."""
+        """`policy` maps prepared observations [n, S] to actions [n, A] in [-1, 1]. None if interrupted.
+
+        With `trace` every step is kept, too.
+        """
         while len(self.environments) < episodes:
             self.environments.append(Environment(self.maker, self.kwargs))
         seeds = np.random.SeedSequence([SEED_OFFSET, seed]).generate_state(episodes)
         obs = np.stack([env.reset(int(s)) for env, s in zip(self.environments, seeds, strict=False)])
         returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-        live = np.arange(episodes)
+        live, ended = np.arange(episodes), np.zeros(episodes, bool)
+        steps: list[tuple[np.ndarray, ...]] = []
         while live.size:
             if interrupted():
                 return None
-            actions = policy(self.preparation.observation(obs))
-            for i in live:
-                obs[i], reward, terminated, truncated = self.environments[i].step(actions[i])
-                returns[i] += reward
+            prepared, playing, rewards = self.preparation.observation(obs), live, np.zeros(episodes)
+            actions = policy(prepared)
+            for i in playing:
+                obs[i], rewards[i], ended[i], truncated = self.environments[i].step(actions[i])
+                returns[i] += rewards[i]
                 lengths[i] += 1
-                if terminated or truncated:
+                if ended[i] or truncated:
                     live = live[live != i]
-        return Score(returns, lengths)
+            if trace:
+                stored = np.asarray(self.preparation.reward(rewards))
+                steps.append((prepared[playing], actions[playing], stored[playing], playing))
+        return Score(returns, lengths, self._trace(steps, ended) if trace else None)
+
+    @staticmethod
+    def _trace(steps: list[tuple[np.ndarray, ...]], ended: np.ndarray) -> Trace:
+        """From `steps`, each those of the episodes still under way."""
+        obs, actions, rewards, episode = (np.concatenate(column) for column in zip(*steps, strict=True))
+        order = np.argsort(episode, kind="stable")
+        actions = np.clip(actions[order], -1, 1).astype(np.float32)
+        return Trace(obs[order], actions, rewards[order], episode[order], ended)

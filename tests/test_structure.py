@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "segue"
 METHODS = sorted(path.stem for path in (ROOT / "methods").glob("*.py") if path.stem != "__init__")
 ALLOWED = ("segue.core.", "segue.nets.", "segue.losses")
-COMPILED = {"core/learn.py", "core/replay.py", "selection.py"}  # the ring's store; the selecting critics over all rows
+COMPILED = {"core/learn.py", "core/replay.py", "selection.py", "critic_check.py"}  # but for the first no learning:
+# the ring's store, the selecting critics over all rows, a critic over many actions
 
 
 def imports(path: Path) -> list[tuple[str, str]]:
