@@ -24,7 +24,10 @@ from segue.methods.clone import Clone
 from segue.methods.cql import CQL
 from segue.methods.fqe import FQE
 from segue.methods.iql import IQL, IQLCritics
+from segue.methods.o2ppo import O2PPO
+from segue.methods.ppo import PPO
 from segue.methods.rebrac import ReBRAC
+from segue.methods.return_value import ReturnValue
 from segue.methods.sac import SAC
 from segue.methods.spot import SPOT
 from segue.methods.spot_vae import BehaviourVAE
@@ -37,6 +40,7 @@ ROWS, SEEDS, ROUNDS = 12, (0, 1, 2), 2
 # Learning rates at which every entry visibly moves; the coefficient's own 3e-8 is below a float's last bit in places.
 ADAPTIVE = StateAdaptive(coefficient_hidden_sizes=(5,), coefficient_learning_rate=1e-3)
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
+SMALL_PPO: dict[str, Any] = SMALL | {"minibatch_size": 3, "epochs": 2, "value_hidden_sizes": (6,)}
 SMALL_CQL: dict[str, Any] = SMALL | {"critic_hidden_sizes": (6,), "num_sampled_actions": 2}
 LAGRANGE: dict[str, Any] = SMALL_CQL | {"lagrange": True, "max_target_backup": True, "gap_clip_min": -200.0}
 ALGORITHMS: dict[str, Algorithm] = {
@@ -59,6 +63,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
     "awac": AWAC(policy_update_interval=2, **SMALL),
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
+    "ppo": PPO(**SMALL_PPO),
+    "o2ppo": O2PPO(initial_std_cap=0.5, **SMALL_PPO),
+    "return_value": ReturnValue(**SMALL),
     "clone": Clone(policy_update_interval=2, **SMALL),
     "clone_gaussian": Clone("gaussian", "labels", **SMALL),
     "clone_deterministic": Clone("deterministic", **SMALL),
@@ -91,6 +98,9 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
     "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
+    "ppo": ((*ACTOR, *VALUE, ".updates"), ()),
+    "o2ppo": ((*ACTOR, *VALUE, ".updates"), ()),
+    "return_value": ((*VALUE, ".updates"), ()),
     "clone": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_gaussian": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_deterministic": ((*ACTOR, ".updates"), ()),
@@ -110,6 +120,7 @@ one_of_each_class = pytest.mark.parametrize(
         "iql",
         "awac",
         "iql_critics",
+        "o2ppo",
         "clone",
         "fqe",
     ],

@@ -60,7 +60,7 @@ class O2PPO(Algorithm[State]):
     gradient_clip_norm: float = 0.5  # of actor and value, each by itself [ocr_cft_hparams.yaml, o2ppo]
     actor_learning_rate: float = 3e-5  # Adam, at the start [ocr_cft_hparams.yaml, o2ppo]
     value_learning_rate: float = 2e-4  # Adam, at the start [ocr_cft_hparams.yaml, o2ppo]
-    learning_rate_decay_steps: int | None = 250_000  # environment steps until 0; None: never [ocr_cft.md 2.4 c]
+    learning_rate_decay_steps: int = 250_000  # linear to 0 at this environment step [ocr_cft.md 2.4 c]
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor, where none is continued [ocr_cft_hparams.yaml, o2ppo]
     value_hidden_sizes: tuple[int, ...] = (256, 256, 256)  # of the value, tanh [ocr_cft_hparams.yaml, o2ppo]
     rule: ReferenceRule = ReferenceRule(reference_interval=2_500)  # [ocr_cft.md 2.6]
@@ -128,8 +128,6 @@ class O2PPO(Algorithm[State]):
 
     def rate(self, env_step: jax.Array) -> jax.Array:
         """Factor of the learning rates [] once `env_step` [] is learned from."""
-        if self.learning_rate_decay_steps is None:
-            return jnp.ones(())
         return jnp.maximum(1 - env_step / self.learning_rate_decay_steps, 0)
 
     def auxiliary_share(self, env_step: jax.Array) -> jax.Array:

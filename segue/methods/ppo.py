@@ -94,7 +94,7 @@ class PPO(Algorithm[State]):
     gradient_clip_norm: float = 0.5  # of actor and value, each by itself [ocr_cft_hparams.yaml, o2ppo]
     actor_learning_rate: float = 3e-4  # Adam, at the start [Table 3; 3e-5 for fine-tuning, ocr_cft_hparams.yaml]
     value_learning_rate: float = 3e-4  # Adam, at the start [Table 3; 2e-4 for fine-tuning, ocr_cft_hparams.yaml]
-    learning_rate_decay_steps: int | None = None  # environment steps until 0; None: never [Table 3 says nothing]
+    learning_rate_decay_steps: int | None = None  # linear to 0 at this environment step; None: the phase's last [Table 5]
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor, ReLU [ocr_cft_hparams.yaml, o2ppo; 64 in Sec. 6.1]
     value_hidden_sizes: tuple[int, ...] = (256, 256, 256)  # of the value, tanh [ocr_cft_hparams.yaml, o2ppo]
     policy_update_interval = 1  # every rollout moves the policy
@@ -135,7 +135,7 @@ class PPO(Algorithm[State]):
         return s, metrics | {"learning_rate_factor": rate}
 
     def rate(self, env_step: jax.Array) -> jax.Array:
-        """Factor of the learning rates [] once `env_step` [] is learned from."""
+        """Factor of the learning rates [] once `env_step` [] is learned from; 1 where nobody named the last step."""
         if self.learning_rate_decay_steps is None:
             return jnp.ones(())
         return jnp.maximum(1 - env_step / self.learning_rate_decay_steps, 0)
@@ -184,8 +184,9 @@ def learn_from_rollout(
 
     epochs, size = permutations.shape[0], settings.minibatch_size
     count = permutations.shape[1] // size  # of whole minibatches
-    whole = jax.tree.map(lambda x: x[permutations[:, : count * size]].reshape(epochs, count, size, *x.shape[1:]), steps)
-    rest = jax.tree.map(lambda x: x[permutations[:, count * size :]], steps)
+    shuffled = jax.tree.map(lambda x: jnp.asarray(x)[permutations], steps)  # leaves [epochs, T, ...]
+    whole = jax.tree.map(lambda x: x[:, : count * size].reshape(epochs, count, size, *x.shape[2:]), shuffled)
+    rest = jax.tree.map(lambda x: x[:, count * size :], shuffled)
     (actor, value), metrics = jax.lax.scan(epoch, (actor, value), (whole, rest))
     return actor, value, jax.tree.map(jnp.mean, metrics) | own
 

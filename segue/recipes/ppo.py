@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from segue.core.phases import Online, Phase, ReplayStart
@@ -37,5 +37,6 @@ class PPORecipe(Recipe):
                 "PPO learns from every step, once every --batch-size steps: leave --warmup-steps and "
                 "--updates-per-step out"
             )
+        last = self.algorithm.learning_rate_decay_steps or env_steps
         schedule = Online(env_steps, updates_per_step=1 / self.algorithm.batch_size, replay=self.replay)
-        return Phase("online", self.algorithm, online=schedule)
+        return Phase("online", replace(self.algorithm, learning_rate_decay_steps=last), online=schedule)
