@@ -85,7 +85,7 @@ def phase_data(
     if running:
         ended = dataset.terminated | dataset.truncated
         scaled = running.over_dataset(np.asarray(rows.reward, np.float64), dataset.terminated, ended)
-        rows = rows._replace(reward=jnp.asarray(scaled))
+        rows = rows._replace(reward=jnp.asarray(scaled, jnp.float32))
     columns: dict[str, np.ndarray] = {}
     selection = None
     if wants_flags:

@@ -42,12 +42,12 @@ class RunningReturn:
         self.total = 0.0
 
     def over_dataset(self, rewards: np.ndarray, terminated: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """`rewards` [N] in their order, scaled: float32. R begins anew after rows where `ended` [N].
+        """`rewards` [N] in their order, scaled: float64. R begins anew after rows where `ended` [N].
 
         As in the released program a terminated row keeps its reward, and does not count. There R runs on through time
         limits.
         """
-        result = np.empty(len(rewards), np.float32)
+        result = np.empty(len(rewards))
         rows = zip(rewards.tolist(), terminated.tolist(), ended.tolist(), strict=True)
         for i, (reward, terminal, last) in enumerate(rows):
             result[i] = reward if terminal else self.scaled(reward)

@@ -128,11 +128,11 @@ class O2PPO(Algorithm[State]):
 
     def rate(self, env_step: jax.Array) -> jax.Array:
         """Factor of the learning rates [] once `env_step` [] is learned from."""
-        return jnp.maximum(1 - env_step / self.learning_rate_decay_steps, 0)
+        return jnp.maximum(1 - env_step.astype(float) / self.learning_rate_decay_steps, 0)
 
     def auxiliary_share(self, env_step: jax.Array) -> jax.Array:
         """beta []."""
-        return jnp.maximum(1 - env_step / self.auxiliary_decay_steps, 0)
+        return jnp.maximum(1 - env_step.astype(float) / self.auxiliary_decay_steps, 0)
 
     def combined(self, advantage: jax.Array, auxiliary: jax.Array, beta: jax.Array) -> jax.Array:
         """A' [T] of A [T] and A_aux [T]."""

@@ -138,7 +138,7 @@ class PPO(Algorithm[State]):
         """Factor of the learning rates [] once `env_step` [] is learned from; 1 where nobody named the last step."""
         if self.learning_rate_decay_steps is None:
             return jnp.ones(())
-        return jnp.maximum(1 - env_step / self.learning_rate_decay_steps, 0)
+        return jnp.maximum(1 - env_step.astype(float) / self.learning_rate_decay_steps, 0)
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """The mean, or a sample while exploring; in [-1, 1]."""
