@@ -24,12 +24,12 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.methods.cql import data_log_density
 from segue.nets.networks import Orthogonal, Scalar, XavierUniform
 from segue.nets.policies import (
     DeterministicPolicy,
     GaussianPolicy,
     TanhGaussianPolicy,
+    data_log_density,
     gaussian_log_density,
     sample_in_box,
     sample_tanh_gaussian,

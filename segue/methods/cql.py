@@ -30,13 +30,18 @@ from segue.core.model import Adam, Model, parts_for_cache
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.losses import td_target
 from segue.nets.networks import Critics, Initializer, Orthogonal, Scalar, XavierUniform, fan_in_uniform
-from segue.nets.policies import TanhGaussianPolicy, act_tanh_gaussian, sample_tanh_gaussian, tanh_gaussian_log_density
+from segue.nets.policies import (
+    TanhGaussianPolicy,
+    act_tanh_gaussian,
+    data_log_density,
+    sample_tanh_gaussian,
+    tanh_gaussian_log_density,
+)
 
 FLOOR_N = 10.0  # the data's log-density is floored at that of ten standard deviations (S13)
 THRESHOLD_ACTION_LIMIT = 0.99999  # of the actions at n standard deviations, before their atanh (S12)
 THRESHOLD_WIDTH_PER_N = 0.1  # and their largest distance from tanh(mean) (S12)
 MULTIPLIER_MAX = 1e6  # of alpha' (S10)
-DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
 
 
 @jax.tree_util.register_dataclass
@@ -83,12 +88,6 @@ def threshold_log_density(mean: jax.Array, log_std: jax.Array, n: jax.Array | fl
         return tanh_gaussian_log_density(jnp.arctanh(jnp.clip(action, centre - width, centre + width)), mean, log_std)
 
     return jnp.minimum(at(1), at(-1))
-
-
-def data_log_density(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
-    """l_j [..., A]: log-density of an action of the data in each dimension (S6)."""
-    inside = jnp.clip(action, -DATA_ACTION_LIMIT, DATA_ACTION_LIMIT)
-    return tanh_gaussian_log_density(jnp.arctanh(inside), mean, log_std)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from segue.core.types import PyTree
 from segue.nets.networks import MLP, Initializer, fan_in_uniform
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018 (arXiv:1812.05905), public implementation
+DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
 
 
 @dataclass(frozen=True)
@@ -137,3 +138,9 @@ def gaussian_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> j
 def tanh_gaussian_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
     """Log-density of the action tanh(x) in each dimension, [..., A], given its value x before the tanh."""
     return gaussian_log_density(x, mean, log_std) - tanh_log_slope(x)
+
+
+def data_log_density(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Log-density of an action that was given, not sampled here, in each dimension: [..., A]."""
+    inside = jnp.clip(action, -DATA_ACTION_LIMIT, DATA_ACTION_LIMIT)
+    return tanh_gaussian_log_density(jnp.arctanh(inside), mean, log_std)
