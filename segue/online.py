@@ -17,6 +17,7 @@ from segue.core.replay import fill_in, store
 from segue.core.types import Batch, Metrics, PyTree
 from segue.environment import Environment
 from segue.episode_returns import EpisodeReturns, ReturnRule
+from segue.guard import Watch
 from segue.preparation import Preparation
 from segue.reward_scaling import RunningReturn
 
@@ -38,6 +39,7 @@ class OnlineLoop:
         seeds: tuple[int, ...],
         new_row_extras: Callable[[int], dict[str, np.ndarray]] = lambda step: {},
         return_rule: ReturnRule | None = None,
+        watch: Watch | None = None,
         running_return: RunningReturn | None = None,
     ):
         self.program, self.schedule, self.environments, self.preparation = program, schedule, environments, preparation
@@ -52,6 +54,7 @@ class OnlineLoop:
         self.episode_length = np.zeros(len(seeds), np.int64)
         self.returns = EpisodeReturns(return_rule, len(seeds)) if return_rule else None
         self.scaling = [replace(running_return, total=0.0) for _ in seeds] if running_return else []
+        self.watch = watch
         self.ended: list[int] = []  # seeds whose episode the latest step ended
         self.host_seconds = 0.0  # environment, storing, logging: everything but the device's work
 
@@ -83,7 +86,7 @@ class OnlineLoop:
     def advance(self, stop: Callable[[], bool], until: int) -> tuple[list[Metrics], list[dict[str, Any]]]:
         """Take environment steps until number `until`, `stop()`, or an action that is no number.
 
-        Returns the metrics of the policy steps and the episodes that ended.
+        Returns the metrics of the policy steps, and the episodes that ended with what the guard then did.
         """
         metrics: list[Metrics] = []
         episodes: list[dict[str, Any]] = []
@@ -92,7 +95,9 @@ class OnlineLoop:
             clock = time.perf_counter()
             row = self._interact(episodes)
             self.env_step += 1
-            flags = policy_flags(interval, self.updates, self._updates_due())
+            held = self._guard(self.watch, episodes) if self.watch else None
+            updates_due = 0 if held is not None and held.all() else self._updates_due()
+            flags = policy_flags(interval, self.updates, updates_due)
             capacity = self.rows.reward.shape[1]
             slot = (self.env_step - 1) % capacity
             self.rows = store(self.rows, row, slot)
@@ -103,6 +108,7 @@ class OnlineLoop:
                 "size": np.int32(min(self.env_step, capacity)),
                 "env_step": np.int32(self.env_step),
                 "updates": np.int32(self.updates),
+                "held": held,
             }
             self.host_seconds += time.perf_counter() - clock
             self.state, action, info = online_turn(
@@ -113,6 +119,13 @@ class OnlineLoop:
             if flags and flags[-1]:
                 metrics.append(info)
         return metrics, episodes
+
+    def _guard(self, watch: Watch, episodes: list[dict[str, Any]]) -> np.ndarray | None:
+        """Show the guard the episodes that the latest step ended, and add what it did; who acts without learning."""
+        for k, episode in zip(self.ended, episodes[len(episodes) - len(self.ended) :], strict=True):
+            self.state, events = watch.episode(k, episode["return"], self.env_step, self.state)
+            episodes += events
+        return watch.mask
 
     def _note_returns(self, returns: EpisodeReturns, rewards: np.ndarray, slot: int) -> None:
         """An episode's returns-to-go are filled in when it has ended."""
@@ -167,6 +180,7 @@ class OnlineLoop:
             "episode_length": self.episode_length.tolist(),
             "environments": [env.snapshot() for env in self.environments],
             "returns": self.returns.as_dict() if self.returns else None,
+            "guard": self.watch.host_state() if self.watch else None,
             "scaling": [one.as_dict() for one in self.scaling],
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from segue.data import Dataset
 from segue.environment import Environment, EnvironmentMaker
 from segue.episode_returns import ReturnRule
 from segue.evaluate import Evaluator, Score, Trace
+from segue.guard import Guard, Watch, told
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 from segue.progress import Progress
@@ -58,6 +60,7 @@ class Record:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     final: list[dict[str, Any]] = field(default_factory=list)
     handover: list[dict[str, Any]] = field(default_factory=list)
+    guard: list[dict[str, Any]] = field(default_factory=list)  # what it did
     critic_check: list[dict[str, Any]] = field(default_factory=list)  # at the end, and at the start of an online phase
     selection: dict[str, Any] | None = None
 
@@ -80,7 +83,9 @@ class Session:
         evaluation: Evaluation,
         quiet: bool,
         labels: np.ndarray | None = None,
+        guard: Guard | None = None,
     ):
+        self.guard = guard if guard is not None and guard.guard else None
         self.labels = labels  # actions [N, A] of an outside policy at the dataset's observations
         self.folder, self.phases, self.spec, self.dataset = folder, phases, spec, dataset
         self.preparation, self.seeds, self.models, self.first_phase = preparation, seeds, models, first_phase
@@ -191,6 +196,7 @@ class Session:
             seeds=self.seeds,
             new_row_extras=data.new_row_extras,
             running_return=data.running_return,
+            watch=Watch(self.guard, phase.algorithm, state, self.seeds) if self.guard else None,
             return_rule=(
                 ReturnRule(phase.algorithm.discount, phase.failure_reward)
                 if "return_to_go" in columns_of(phase)
@@ -205,6 +211,8 @@ class Session:
             template["rows"] = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((x.shape[0], host["used"], *x.shape[2:]), x.dtype), worker.loop.rows
             )
+            if worker.loop.watch:
+                template["guard"] = worker.loop.watch.tree()
         return template
 
     def _interval(self, phase: Phase) -> int:
@@ -237,8 +245,8 @@ class Session:
             if done:
                 return
             until = min(record.next_evaluation, next_log, phase.steps)
-            for episode in worker.advance(until, self.stop.requested):
-                self.folder.log({"kind": "episode", "phase": phase.name} | episode)
+            for line in worker.advance(until, self.stop.requested):
+                self._happened({"kind": "episode", "phase": phase.name} | line, record)
             progress.at(worker.step)
             self._check(phase, worker, data.reward_scale or 0.0)
             if worker.step >= next_log or worker.step >= phase.steps:
@@ -271,6 +279,8 @@ class Session:
             traces.append(score.trace)
         scores = np.asarray([line["return_mean"] for line in lines], np.float32)
         worker.state = scored(phase.algorithm, worker.state, scores)
+        if step == 0 and isinstance(worker, OnlineWorker) and worker.loop.watch:
+            worker.loop.watch.begin([np.asarray(line["returns"]) for line in lines], worker.state)
         for line in lines:
             self._write({"kind": "evaluation", "phase": phase.name} | line)
         brief = [{key: value for key, value in line.items() if key != "returns"} for line in lines]
@@ -312,6 +322,13 @@ class Session:
         }
 
     # -- logging and saving
+
+    def _happened(self, line: dict[str, Any], record: Record) -> None:
+        """Log an episode, or what the guard did, which is said even if quiet."""
+        self.folder.log(line)
+        if self.guard and line["kind"] == "guard":
+            record.guard.append(line)
+            print(told(line, self.guard), file=sys.stderr, flush=True)
 
     def _log(self, phase: Phase, worker: Worker, data: PhaseData, wall_time_s: float) -> None:
         means = worker.metrics.drain()

@@ -15,7 +15,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
         ("batch_size", "policy_update_interval", "policy_update_interval_online", "iql_steps", "part_trajectories",
          "n_num_increments", "threshold_update_interval", "anneal_steps", "eval_interval", "online_eval_interval",
-         "eval_episodes", "result_episodes", "log_interval",
+         "eval_episodes", "result_episodes", "log_interval", "guard_episodes",
          "num_sampled_actions", "target_update_interval", "cosine_updates",
          "cooling_steps", "density_samples", "vae_steps",
          "minibatch_size", "epochs", "learning_rate_decay_steps", "auxiliary_decay_steps", "reference_interval"),
@@ -46,7 +46,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
          "warmup_steps", "updates_per_step", "target_noise_std", "target_noise_clip", "exploration_noise",
          "online_action_noise", "coefficient_learning_rate", "n_start", "n_end", "checkpoint_seconds",
          "support_weight", "online_action_noise_clip", "actor_penalty", "critic_penalty",
-         "entropy_coefficient", "auxiliary_weight"),
+         "entropy_coefficient", "auxiliary_weight", "guard_warning", "guard_bound"),
         lambda x: x >= 0,
         "not below 0",
     ),

@@ -65,7 +65,7 @@ class Worker(ABC):
 
     @abstractmethod
     def advance(self, until: int, stop: Callable[[], bool]) -> list[dict[str, Any]]:
-        """Go on towards step `until`, at most about `CALL_SECONDS`; the training episodes that ended."""
+        """Go on towards step `until`, at most about `CALL_SECONDS`; episodes that ended, the guard's events."""
 
     def vitals(self) -> Averages:
         """What must be finite beside the metrics, which are of the state before its last update."""
@@ -191,7 +191,9 @@ class OnlineWorker(Worker):
     def tree(self) -> PyTree:
         """The state, and the rows of the ring that hold something."""
         used = self._used()  # cut on the host: on the device every length would compile a program
-        return {"state": self.loop.state, "rows": jax.tree.map(lambda x: np.asarray(x)[:, :used], self.loop.rows)}
+        rows = jax.tree.map(lambda x: np.asarray(x)[:, :used], self.loop.rows)
+        guard = {"guard": self.loop.watch.tree()} if self.loop.watch else {}
+        return {"state": self.loop.state, "rows": rows} | guard
 
     def host_state(self) -> dict[str, Any]:
         """Environments, episodes under way, counters."""
@@ -203,4 +205,6 @@ class OnlineWorker(Worker):
         self.loop.state = jax.tree.map(jnp.asarray, tree["state"])
         self.loop.rows = jax.tree.map(lambda rows, x: rows.at[:, : host["used"]].set(x), self.loop.rows, tree["rows"])
         self.loop.restore(host)
+        if self.loop.watch:
+            self.loop.watch.restore(tree["guard"], host["guard"])
         self.metrics.restore(host["metrics"])

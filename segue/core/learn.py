@@ -8,6 +8,7 @@ loop takes its length as a value: one program serves every length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segue.core.algorithm import Algorithm
+from segue.core.reference import chosen
 from segue.core.replay import Memory, Mix, Ring, draw_indices, gather
 from segue.core.types import Batch, Metrics, PyTree, Spec
 
@@ -139,6 +141,7 @@ class Turn(NamedTuple):
     size: jax.Array  # [] live rows of the ring
     env_step: jax.Array  # [] environment steps taken
     updates: jax.Array  # [] updates made before this turn
+    held: jax.Array | None = None  # [seeds] bool: who acts, greedily, and does not learn; None: nobody
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -164,15 +167,19 @@ def online_turn(
         learn_key: jax.Array,
         act_key: jax.Array,
         obs: jax.Array,
+        held: jax.Array | None,
         offline: Batch | None,
     ) -> Any:
-        memory = Memory(offline, columns, Ring(rows, turn.size))
-        state = program.algorithm.begin_step(state, turn.env_step)
-        state, metrics = several_updates(program, flags, state, memory, learn_key, turn.updates)
-        action = program.algorithm.act(state, obs, jax.random.fold_in(act_key, turn.env_step), True)
+        memory, act_key = Memory(offline, columns, Ring(rows, turn.size)), jax.random.fold_in(act_key, turn.env_step)
+        before = program.algorithm.begin_step(state, turn.env_step)
+        state, metrics = several_updates(program, flags, before, memory, learn_key, turn.updates)
+        action = program.algorithm.act(state, obs, act_key, True)
+        if held is not None:  # but for the count of updates, which all seeds share
+            state = replace(chosen(held, before, state), updates=state.updates)
+            action = jnp.where(held, program.algorithm.act(state, obs, act_key, False), action)
         return state, action, metrics
 
-    return over_seeds(of_seed, (state, rows, columns, keys.learn, keys.act, turn.obs), (offline,))
+    return over_seeds(of_seed, (state, rows, columns, keys.learn, keys.act, turn.obs, turn.held), (offline,))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
