@@ -15,7 +15,7 @@ SEED_OFFSET = 1_000_000  # evaluation episodes never share a seed with training 
 
 @dataclass(frozen=True)
 class Trace:
-    """Every step of whole episodes, one episode after another, in the networks' units; T is the sum of their lengths."""
+    """Every step of whole episodes, one after another, in the networks' units; T is the sum of their lengths."""
 
     obs: np.ndarray  # [T, S] prepared
     action: np.ndarray  # [T, A] as executed, in [-1, 1]

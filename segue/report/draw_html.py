@@ -13,9 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from segue.report.axis import count
-from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel
+from segue.report.plot import MUTED, Band, Bars, Boxes, Dots, Figure, Item, Level, Line, Panel
 
 GAP = 22  # pixels between panels
+SYMBOLS = {
+    "dot": "circle",
+    "bar": "line-ns-open",
+    "up": "triangle-up",
+    "down": "triangle-down",
+    "cross": "x",
+    "square": "square",
+}
 DASHES = {"solid": "solid", "dot": "dot", "dashdot": "dashdot"}
 
 
@@ -31,13 +39,14 @@ def draw_html(figure: Figure) -> dict[str, Any]:
         xaxis |= {
             "tickmode": "array",
             "tickvals": [x for x, _ in figure.x_ticks],
-            "ticktext": [escape(text) for _, text in figure.x_ticks],
+            "ticktext": [_lines(text) for _, text in figure.x_ticks],
         }
+    more_lines = max((text.count("\n") for _, text in figure.x_ticks), default=0)
     # The x-axis hangs under the lowest panel; all panels share it.
     layout: dict[str, Any] = {
         "xaxis": xaxis | {"anchor": _y(len(figure.panels) - 1)},
         "height": figure.height,
-        "margin": {"l": 70, "r": 16, "t": 30, "b": 64},  # the page adds room for the legend
+        "margin": {"l": 70, "r": 16, "t": 30, "b": 64 + 18 * more_lines},  # the page adds room for the legend
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",
         "shapes": [],
@@ -60,7 +69,7 @@ def draw_html(figure: Figure) -> dict[str, Any]:
 def _yaxis(panel: Panel, domain: list[float]) -> dict[str, Any]:
     axis: dict[str, Any] = {
         "domain": domain,
-        "title": {"text": escape(panel.y_label), "standoff": 8, "font": {"size": 13}},
+        "title": {"text": _lines(panel.y_label), "standoff": 8, "font": {"size": 13}},
         "zeroline": False,
         "automargin": True,
     }
@@ -68,7 +77,7 @@ def _yaxis(panel: Panel, domain: list[float]) -> dict[str, Any]:
         axis |= {
             "tickmode": "array",
             "tickvals": list(range(len(panel.rows))),
-            "ticktext": [escape(row).replace("\n", "<br>") for row in panel.rows],
+            "ticktext": [_lines(row) for row in panel.rows],
             "range": [len(panel.rows) - 0.5, -0.5],
         }
     if panel.y_range:
@@ -96,7 +105,8 @@ def _traces(item: Item, number: int, figure: Figure, layout: dict[str, Any]) -> 
                 "customdata": [count(step) for step in np.asarray(item.steps, dtype=np.float64)],
                 # With its brace escaped, a name that holds "%{" is not taken for a part of the template.
                 "hovertemplate": escape(item.what).replace("{", "&#123;")
-                + " step %{customdata}: %{y:,.4~g}<extra></extra>",
+                + (" step %{customdata}" if np.size(item.steps) else " at %{x:.2f}")
+                + ": %{y:,.4~g}<extra></extra>",
             }
             return [trace]
         case Band():
@@ -133,7 +143,7 @@ def _traces(item: Item, number: int, figure: Figure, layout: dict[str, Any]) -> 
                 }
             ]
         case Dots():
-            bar = item.symbol == "bar"
+            bar, event = item.symbol == "bar", item.symbol not in ("bar", "dot")
             # Hover texts may hold plotly's own %{...}, so they go in as templates, one per point.
             return [
                 base
@@ -143,13 +153,30 @@ def _traces(item: Item, number: int, figure: Figure, layout: dict[str, Any]) -> 
                     "mode": "markers",
                     "marker": {
                         "color": item.colour,
-                        "size": 26 if bar else 6,
-                        "symbol": "line-ns-open" if bar else "circle",
+                        "size": 26 if bar else 11 if event else 6,
+                        "symbol": SYMBOLS[item.symbol],
                         "line": {"width": 3 if bar else 0, "color": item.colour},
-                        "opacity": 1.0 if bar else 0.5,
+                        "opacity": 1.0 if bar or event else 0.5,
                     },
-                    "showlegend": False,
+                    "name": escape(item.label),
+                    "showlegend": bool(item.label),
                     "hovertemplate": [text + "<extra></extra>" for text in item.hover],
+                }
+            ]
+        case Boxes():
+            quantiles = np.asarray(item.quantiles, dtype=np.float64).T
+            names = ("lowerfence", "q1", "median", "q3", "upperfence")
+            return [
+                base
+                | {name: _numbers(values) for name, values in zip(names, quantiles, strict=True)}
+                | {
+                    "type": "box",
+                    "x": _numbers(item.x),
+                    "width": item.width,
+                    "fillcolor": _rgba(item.colour, 0.35),
+                    "line": {"width": 1.6, "color": item.colour},
+                    "name": escape(item.label),
+                    "showlegend": bool(item.label),
                 }
             ]
         case Level():
@@ -201,6 +228,11 @@ def _span(start: float, end: float, label: str, shaded: bool, border: str, layou
             "showarrow": False,
         }
     )
+
+
+def _lines(text: str) -> str:
+    """Text of one or more lines."""
+    return escape(text).replace("\n", "<br>")
 
 
 def _suffix(number: int) -> str:

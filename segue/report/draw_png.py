@@ -7,8 +7,9 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
-from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel
+from segue.report.plot import MUTED, Band, Bars, Boxes, Dots, Figure, Item, Level, Line, Panel
 
 PIXELS_PER_INCH = 100
 WIDTH = 960
@@ -16,12 +17,13 @@ LEGEND = 130  # characters that fit beside each other
 INK = "#24292f"
 GRID = "#e4e7eb"
 ONLINE = "#f1f4f8"  # ground of online phases
+SYMBOLS = {"dot": "o", "bar": "|", "up": "^", "down": "v", "cross": "X", "square": "s"}
 LINE_STYLES = {"solid": "-", "dot": (0, (1.5, 1.5)), "dashdot": "-."}
 
 
 def draw_png(figure: Figure, path: Path) -> None:
     """Write the figure to `path`, 960 pixels wide at twice that resolution, on white."""
-    names = [item.label for panel in figure.panels for item in panel.items if not isinstance(item, Dots) and item.label]
+    names = [item.label for panel in figure.panels for item in panel.items if item.label]
     columns = max(1, min(3, LEGEND // (6 + max(map(len, names), default=0))))
     rows = -(-len(names) // columns)
     canvas = matplotlib.figure.Figure(
@@ -104,16 +106,38 @@ def _item(item: Item, ax: Axes) -> None:
         case Bars():
             ax.stairs(item.heights, item.edges, fill=True, color=item.colour, alpha=0.55, label=_plain(item.label))
         case Dots():
-            bar = item.symbol == "bar"
+            bar, event = item.symbol == "bar", item.symbol not in ("bar", "dot")
             ax.scatter(
                 np.asarray(item.x),
                 np.asarray(item.y),
                 color=item.colour,
-                marker="|" if bar else "o",
-                s=520 if bar else 16,
+                marker=SYMBOLS[item.symbol],
+                s=520 if bar else 60 if event else 16,
                 linewidth=3 if bar else 0,
-                alpha=1.0 if bar else 0.5,
+                alpha=1.0 if bar or event else 0.5,
+                label=_plain(item.label) or None,
+                zorder=3 if event else None,
             )
+        case Boxes():
+            stats = [
+                {"whislo": q[0], "q1": q[1], "med": q[2], "q3": q[3], "whishi": q[4]}
+                for q in np.asarray(item.quantiles)
+            ]
+            line = {"color": item.colour, "linewidth": 1.6}
+            face = {"facecolor": (*to_rgb(item.colour), 0.35), "edgecolor": item.colour, "linewidth": 1.6}
+            ax.bxp(
+                stats,
+                positions=np.asarray(item.x),
+                widths=item.width,
+                showfliers=False,
+                patch_artist=True,
+                manage_ticks=False,
+                boxprops=face,
+                whiskerprops=line,
+                capprops=line,
+                medianprops=line | {"linewidth": 2.6},
+            )
+            ax.fill([], [], **face, label=_plain(item.label))  # one entry in the legend, not one a box
         case Level():
             draw = ax.axvline if item.upright else ax.axhline
             colour = INK if item.upright else MUTED

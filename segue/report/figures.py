@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 
 from segue.report.axis import PhaseAxis, phase_axis
 from segue.report.group import Group, Series, spread
-from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel
+from segue.report.plot import MUTED, Band, Bars, Dots, Figure, Item, Level, Line, Panel, Symbol
 from segue.report.read import Behaviour, Score
 
 ROW_NAME = 28  # characters a line
 BARS_TALL = 170  # pixels
+GUARD_MARKS: dict[str, tuple[Symbol, str]] = {
+    "warning": ("down", "#E69F00"),
+    "restored": ("cross", "#C0392B"),
+    "held": ("square", "#C0392B"),
+}
 POINTS = 400  # a curve with more is thinned to about as many: more than a screen can show
 
 
@@ -59,11 +65,13 @@ def _learning_curves(dataset: str, groups: Sequence[Group], suffix: str) -> Figu
     axis = phase_axis(groups, data)
     if not axis.stretches:
         return None
-    items = [item for g, by_phase in zip(groups, data, strict=True) for item in _curves(g, by_phase, axis)]
+    items = [item for g, by_phase in zip(groups, data, strict=True) for item in curves(g, by_phase, axis)]
     behaviour = behaviour_of(groups)
     level = (behaviour.normalised_mean if norm else behaviour.return_mean) if behaviour else None
     if level is not None:
         items.append(Level(level, "behaviour policy's mean"))
+    events = _guard_marks(groups, axis, norm)
+    items += events
     unit = "Normalised score (0 random, 100 expert)" if norm else "Return per episode"
     many = any(len(group.seeds) > 1 for group in groups)
     return Figure(
@@ -72,7 +80,8 @@ def _learning_curves(dataset: str, groups: Sequence[Group], suffix: str) -> Figu
         reading="Each line is the mean over seeds"
         + (", the shaded area runs from the lowest to the highest seed and thin lines are single seeds" if many else "")
         + "; right of the hand-over the policy goes on learning in the environment, and above the dashed line it is "
-        "better than the policy that collected the data.",
+        "better than the policy that collected the data."
+        + (" Marks show what the guard did, at the mean return of the latest training episodes." if events else ""),
         x_label=axis.label,
         x_range=(0, 1),
         x_ticks=axis.ticks(),
@@ -82,9 +91,44 @@ def _learning_curves(dataset: str, groups: Sequence[Group], suffix: str) -> Figu
     )
 
 
+def _guard_marks(groups: Sequence[Group], axis: PhaseAxis, norm: bool) -> list[Item]:
+    """What guards did, at the returns that made them do it."""
+    marks: list[Item] = []
+    names = [stretch.name for stretch in axis.stretches]
+    for event, (symbol, colour) in GUARD_MARKS.items():
+        x, y, hover = [], [], []
+        for group in groups:
+            unit = _unit(group) if norm else (1.0, 0.0)
+            for name in group.phase_names():
+                found = [e for phase in group.phases(name) for e in phase.guard_events if e.event == event]
+                for e in found if name in names and unit else []:
+                    x.append(float(axis.place(name, e.step)))
+                    y.append(unit[0] * e.return_mean + unit[1])
+                    hover.append(f"{_as_template(group.label)}, seed {e.seed}, step {e.step:,}: {event}")
+        if x:
+            marks.append(Dots(x, y, colour, symbol, hover, f"guard: {event}"))
+    return marks
+
+
+def _unit(group: Group) -> tuple[float, float] | None:
+    """(a, b) of normalised score = a return + b; None where too few scores say so."""
+    scores = [s for name in group.phase_names() for phase in group.phases(name) for s in phase.evaluations]
+    pairs = sorted((s.return_mean, s.normalised_mean) for s in scores if s.normalised_mean is not None)
+    if not pairs or pairs[0][0] == pairs[-1][0]:
+        return None
+    (low, low_normalised), (high, high_normalised) = pairs[0], pairs[-1]
+    slope = (high_normalised - low_normalised) / (high - low)
+    return slope, low_normalised - slope * low
+
+
+def _as_template(text: str) -> str:
+    """Text of a run, for plotly's templates."""
+    return escape(text).replace("{", "&#123;")
+
+
 def _q_values(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | None:
     data = [
-        {name: _thin(g.metric(name, lambda record: record.get("critic_1_mean"))) for name in g.phase_names()}
+        {name: thin(g.metric(name, lambda record: record.get("critic_1_mean"))) for name in g.phase_names()}
         for g in groups
     ]
     axis = phase_axis(groups, data)
@@ -102,7 +146,7 @@ def _q_values(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | No
         panels=[
             Panel(
                 "Mean Q-value (discounted return)",
-                [item for g, by_phase in zip(groups, data, strict=True) for item in _curves(g, by_phase, axis)],
+                [item for g, by_phase in zip(groups, data, strict=True) for item in curves(g, by_phase, axis)],
             )
         ],
         height=400,
@@ -112,7 +156,7 @@ def _q_values(dataset: str, groups: Sequence[Group], suffix: str) -> Figure | No
 def _coefficients(groups: Sequence[Group], suffix: str) -> list[Figure]:
     """One figure for each group that has a coefficient, all on the same axis."""
     quantiles = {
-        group.label: [{name: _thin(group.metric(name, _quantile(i))) for name in group.phase_names()} for i in range(5)]
+        group.label: [{name: thin(group.metric(name, _quantile(i))) for name in group.phase_names()} for i in range(5)]
         for group in groups
     }
     ssar = [group for group in groups if any(quantiles[group.label][2].values())]
@@ -140,7 +184,7 @@ def _coefficient(group: Group, quantiles: list[dict[str, Series]], axis: PhaseAx
                 x, levels[2][1], group.colour, "median", labels[2], what=f"median, {stretch.name}", steps=levels[2][0]
             ),
         ]
-        for steps, n in _thin(group.metric(stretch.name, lambda r: r.get("threshold_n"))).values():
+        for steps, n in thin(group.metric(stretch.name, lambda r: r.get("threshold_n"))).values():
             place = axis.place(stretch.name, steps)
             steps_of_n.append(
                 Line(place, n, MUTED, "n", width=1.8, stairs=True, what=f"n, {stretch.name}", steps=steps)
@@ -231,7 +275,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text.replace("→", "to")).strip("-").lower() or "group"
 
 
-def _curves(group: Group, data: dict[str, Series], axis: PhaseAxis) -> list[Item]:
+def curves(group: Group, data: dict[str, Series], axis: PhaseAxis) -> list[Item]:
     """Band, single seeds and mean of one group, phase by phase; not joined across borders, where scores may jump."""
     items: list[Item] = []
     labelled = False
@@ -264,7 +308,7 @@ def _quantile(i: int) -> Any:
     return read
 
 
-def _thin(series: Series) -> Series:
+def thin(series: Series) -> Series:
     """Every k-th point and the last one, so that about POINTS are left."""
     thinned = {}
     for seed, (steps, values) in series.items():

@@ -20,7 +20,16 @@ from segue.report.style import CSS, SCRIPT
 
 OPEN_RUNS = 4  # with more runs, their commands start folded
 NAMES_IN_TITLE = 4
-HEADS = ("Method", "Dataset", "Seeds", "Behaviour", "After offline", "After online", "Drop", "Wall time")
+HEADS = (
+    "Method", "Dataset", "Seeds", "Behaviour", "After offline", "After online", "Drop", "Lowest / start", "Wall time",
+)  # fmt: skip
+GUARD_HEADS = ("Method", "Seed", "Phase", "Step", "What the guard did", "Return", "Return at the start", "Bound")
+GUARD_WORDS = {
+    "warning": "warned",
+    "restored": "went back to the last good policy, learns on with a tighter constraint",
+    "held": "went back to the last good policy, which acts on without learning",
+}
+GUARD_ROWS = 40  # of the table; the others are counted
 OFFLINE_HEADS = ("Method", "Data", "Seed", "Discount", "Behaviour policy", "Policy", "Warnings")
 # The browser itself then refuses whatever this page, or plotly, might ask of a network.
 POLICY = (
@@ -34,6 +43,7 @@ class Section:
 
     dataset: str
     figures: list[Figure]
+    groups: list[Group]
 
 
 def page(runs: Sequence[Run], groups: Sequence[Group], sections: Sequence[Section], notes: Sequence[str]) -> str:
@@ -91,9 +101,31 @@ def _section(section: Section) -> str:
             f'<div class="figure" id="{figure.name}" role="img" aria-label="{escape(figure.title)}"></div>'
             f"<noscript><p>This figure needs JavaScript; the same one is in {figure.name}.png.</p></noscript>"
         )
+    parts.append(_guard_events(section.groups))
     if not section.figures:
         parts.append("<p>Nothing has been measured yet: no evaluation, no training metric.</p>")
     return "\n".join(parts)
+
+
+def _guard_events(groups: Sequence[Group]) -> str:
+    """What the guards of these groups' online phases did, if any did something."""
+    rows = [
+        (group.label, str(e.seed), name, f"{e.step:,}", GUARD_WORDS.get(e.event, e.event),
+         _number(e.return_mean), _number(e.start_return), _number(e.bound))
+        for group in groups for name in group.phase_names() for phase in group.phases(name) for e in phase.guard_events
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in GUARD_HEADS)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[:GUARD_ROWS])
+    more = f" {len(rows) - GUARD_ROWS:,} more are in the runs' metrics.jsonl." if len(rows) > GUARD_ROWS else ""
+    return (
+        "<h3>What the guard did</h3>"
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        '<p class="reading">The guard holds the mean return of the latest training episodes against the greedy '
+        "policy's at the start: it warns where it is low, and goes back to the last good policy where it is below the "
+        f"bound.{more}</p>"
+    )
 
 
 def _offline_evaluations(runs: Sequence[Run]) -> str:
@@ -189,6 +221,11 @@ def _table(groups: Sequence[Group]) -> str:
     if any(result.raw.interval for result in results):
         legend.append("IQM: mean of the middle half of the seeds, with its 95 % bootstrap interval.")
     legend.append("Drop: lowest score in the first tenth of online learning minus the score at hand-over.")
+    if any(row.lowest_over_start for row in rows):
+        legend.append(
+            "Lowest / start: lowest score at any evaluation of the whole online phase, in percent of that at hand-over "
+            "(below 90 %: it lost more than a tenth)."
+        )
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         f'<p class="reading">{" ".join(legend)}</p>'
@@ -218,9 +255,18 @@ def _row(row: Row, same_dataset: Sequence[Group]) -> str:
         _value(row.drop_normalised if norm else None, row.drop_return, sign="+")
         if row.drop_return is not None
         else "–",
+        _lowest(row),
         f'<span class="even">{"<br>".join(times) or "–"}</span>',
     ]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _lowest(row: Row) -> str:
+    if row.lowest_over_start is None:
+        return "–"
+    mean, worst = (f"{100 * share:.0f} %".replace("-", "−") for share in row.lowest_over_start)
+    several = len(row.group.seeds) > 1
+    return f"<strong>{mean}</strong>" + (f"<small>worst seed {worst}</small>" if several else "")
 
 
 def _value(normalised: float | None, raw: float | None, sign: str = "") -> str:

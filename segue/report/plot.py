@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from numpy.typing import ArrayLike
 
 MUTED = "#808890"  # the dataset and the behaviour policy: a grey that shows on white and on black
+
+Symbol = Literal["dot", "bar", "up", "down", "cross", "square"]
 
 
 @dataclass(frozen=True)
 class Line:
     """A curve. Items of one `group` share a legend entry, that of the one with a label, and hide together.
 
-    In the page, pointing at a point shows `what` it is, its step of `steps` and its value.
+    In the page, pointing at a point shows `what` it is, its step of `steps` (or its x) and its value.
     """
 
     x: ArrayLike
@@ -54,13 +57,25 @@ class Bars:
 
 @dataclass(frozen=True)
 class Dots:
-    """Points without a line; `symbol` is "dot" for single episodes, "bar" for a mean."""
+    """Points without a line; `symbol` is "dot" for single episodes, "bar" for a mean, the others mark events."""
 
     x: ArrayLike
     y: ArrayLike
     colour: str
-    symbol: str = "dot"
+    symbol: Symbol = "dot"
     hover: list[str] = field(default_factory=list)
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Distributions as boxes: at each x [n] the 5, 25, 50, 75 and 95 % quantiles [n, 5]."""
+
+    x: ArrayLike
+    quantiles: ArrayLike
+    colour: str
+    label: str
+    width: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -83,7 +98,7 @@ class Span:
     border: str = ""
 
 
-Item = Line | Band | Bars | Dots | Level
+Item = Line | Band | Bars | Dots | Boxes | Level
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,34 @@ class Score:
 
 
 @dataclass(frozen=True)
+class CriticCheck:
+    """One seed's critic beside the Monte-Carlo returns of its policy's episodes; quantiles are 5, 25, 50, 75, 95 %."""
+
+    seed: int
+    step: int
+    estimate: str  # "Q", or "V" of a method without a Q
+    policy: str  # its form
+    difference_mean: float
+    correlation: float | None
+    estimate_quantiles: tuple[float, ...]
+    return_quantiles: tuple[float, ...]
+    rank_means: dict[str, float]  # by kind of sampled actions, "uniform" and "nearby"; empty of a V
+    rank_counts: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class GuardEvent:
+    """What the guard of a hand-over did."""
+
+    seed: int
+    step: int
+    event: str  # "warning", "restored" or "held"
+    return_mean: float
+    start_return: float
+    bound: float
+
+
+@dataclass(frozen=True)
 class Phase:
     """One phase of a run: what was planned (config), what was measured (metrics) and what it ended with (summary)."""
 
@@ -53,6 +81,8 @@ class Phase:
     final: list[Score] = field(default_factory=list)
     handover: list[Score] = field(default_factory=list)
     drop: dict[int, dict[str, float | None]] = field(default_factory=dict)  # by seed
+    critic_checks: list[CriticCheck] = field(default_factory=list)
+    guard_events: list[GuardEvent] = field(default_factory=list)  # in the order of steps
 
 
 @dataclass(frozen=True)
@@ -177,6 +207,10 @@ def _phases(config: dict[str, Any], summary: dict[str, Any], records: list[dict[
                     int(d["seed"]): {key: _finite(d.get(key)) for key in ("drop_return", "drop_normalised")}
                     for d in result.get("drop") or []
                 },
+                critic_checks=[_critic_check(r) for r in mine if r["kind"] == "critic_check"],
+                guard_events=sorted(
+                    (_guard_event(r) for r in mine if r["kind"] == "guard"), key=lambda e: (e.step, e.seed)
+                ),
             )
         )
     order = list(planned) + [name for name in results if name not in planned]
@@ -205,6 +239,30 @@ def _score(record: dict[str, Any]) -> Score:
         normalised_error=_finite(record.get("normalised_standard_error")),
         returns=tuple(record.get("returns") or ()),
     )
+
+
+def _critic_check(record: dict[str, Any]) -> CriticCheck:
+    kinds = [kind for kind in ("uniform", "nearby") if f"rank_{kind}_mean" in record]
+    return CriticCheck(
+        seed=int(record["seed"]),
+        step=int(record["step"]),
+        estimate=str(record["estimate"]),
+        policy=str(record["policy"]),
+        difference_mean=float(record["difference_mean"]),
+        correlation=_finite(record["correlation"]),
+        estimate_quantiles=tuple(map(float, record["estimate_quantiles"])),
+        return_quantiles=tuple(map(float, record["return_quantiles"])),
+        rank_means={kind: float(record[f"rank_{kind}_mean"]) for kind in kinds},
+        rank_counts={kind: tuple(map(float, record[f"rank_{kind}_histogram"])) for kind in kinds},
+    )
+
+
+def _guard_event(record: dict[str, Any]) -> GuardEvent:
+    returns = {name: float(record[name]) for name in ("return_mean", "start_return", "bound")}
+    return GuardEvent(seed=int(record["seed"]), step=int(record["step"]), event=str(record["event"]), **returns)
+
+
+PARSERS = {"evaluation": _score, "critic_check": _critic_check, "guard": _guard_event}
 
 
 def _behaviour(record: dict[str, Any]) -> Behaviour | None:
@@ -245,8 +303,8 @@ def _records(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             record = json.loads(line)
             key = (record["kind"], record["phase"], int(record["seed"]))
             step = int(record["step"])
-            if record["kind"] == "evaluation":
-                _score(record)
+            if record["kind"] in PARSERS:
+                PARSERS[record["kind"]](record)
         except (ValueError, KeyError, TypeError) as error:
             # Every complete line ends with a newline, so only a line that a kill cut off is the last piece.
             if number == len(lines):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from segue.report.group import Group
-from segue.report.read import Run, Score
+from segue.report.read import Phase, Run, Score
 from segue.statistics import (
     SEEDS_FOR_INTERVAL,
     bootstrap_interval,
@@ -50,6 +50,7 @@ class Row:
     online: Result | None
     drop_return: float | None
     drop_normalised: float | None
+    lowest_over_start: tuple[float, float] | None  # mean over seeds and worst seed
     offline_time_s: float | None
     online_time_s: float | None
 
@@ -75,6 +76,7 @@ def table(groups: Sequence[Group]) -> list[Row]:
             online=_result(group.finals(online=True)),
             drop_return=_mean_drop(group, "drop_return"),
             drop_normalised=_mean_drop(group, "drop_normalised"),
+            lowest_over_start=_lowest(group),
             offline_time_s=_wall_time(group, online=False),
             online_time_s=_wall_time(group, online=True),
         )
@@ -136,6 +138,7 @@ CSV_COLUMNS = (
     "normalised_standard_error",
     "drop_return",
     "drop_normalised",
+    "lowest_over_start",
     "phase_wall_time_s",
 )
 
@@ -174,6 +177,7 @@ def _csv_rows(group: Group, run: Run) -> list[list[object]]:
                     score.normalised_error,
                     drop.get("drop_return"),
                     drop.get("drop_normalised"),
+                    lowest_over_start(phase, score.seed) if phase.online else None,
                     phase.wall_time_s,
                 ]
             )
@@ -200,6 +204,28 @@ def _mean_drop(group: Group, key: str) -> float | None:
         first = next((phase for phase in run.phases if phase.online), None)
         drops += [d[key] for d in first.drop.values() if d.get(key) is not None] if first else []
     return float(np.mean([d for d in drops if d is not None])) if drops else None
+
+
+def lowest_over_start(phase: Phase, seed: int) -> float | None:
+    """The lowest score after the start of an online phase as a share of that at its start, in normalised units where
+    they are known; None where there is no start, or one that is not above 0."""
+    start = next((score for score in phase.handover if score.seed == seed), None)
+    if start is None:
+        return None
+    norm = start.normalised_mean is not None
+    later = [score.value(norm) for score in phase.evaluations if score.seed == seed and (score.step or 0) > 0]
+    known, base = [value for value in later if value is not None], start.value(norm)
+    return min(known) / base if known and base is not None and base > 0 else None
+
+
+def _lowest(group: Group) -> tuple[float, float] | None:
+    """Over the seeds, of the first online phase."""
+    shares: list[float] = []
+    for run in group.runs:
+        first = next((phase for phase in run.phases if phase.online), None)
+        found = [lowest_over_start(first, score.seed) for score in first.handover] if first else []
+        shares += [share for share in found if share is not None]
+    return (float(np.mean(shares)), min(shares)) if shares else None
 
 
 def _wall_time(group: Group, online: bool) -> float | None:

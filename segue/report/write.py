@@ -12,6 +12,7 @@ from segue.errors import UserError
 from segue.report.draw_png import draw_png
 from segue.report.figures import dataset_figures, slug
 from segue.report.group import Group, group_runs
+from segue.report.handover_figures import handover_figures
 from segue.report.page import Section, page
 from segue.report.read import read_run
 from segue.report.scores import final_scores_csv
@@ -37,8 +38,9 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     for group in groups:
         by_dataset.setdefault(group.dataset, []).append(group)
     sections = [
-        Section(dataset, dataset_figures(dataset, members, f"-{slug(dataset)}" if len(by_dataset) > 1 else ""))
+        Section(dataset, dataset_figures(dataset, members, suffix) + handover_figures(members, suffix), members)
         for dataset, members in by_dataset.items()
+        for suffix in [f"-{slug(dataset)}" if len(by_dataset) > 1 else ""]
     ]
     _name_apart(sections)
     html = page(loaded, groups, sections, notes)

@@ -164,6 +164,56 @@ def _without_returns(score: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in score.items() if key not in ("returns", "length_mean", "return_std")}
 
 
+def make_handover(folder: Path, guard: bool = True, **options: Any) -> Path:
+    """A run as `o2td3` makes it: critics checked in every phase, a constraint online, and what a guard did."""
+    make_run(folder, method="o2td3", **options)
+    rng = np.random.default_rng(0)
+    config, summary = (json.loads((folder / name).read_text()) for name in ("config.json", "summary.json"))
+    middle = [{"name": name, "kind": "offline", "steps": 100_000} for name in ("re-evaluation", "alignment")]
+    config["phases"][1:1] = middle
+    final = summary["phases"][0]["final"]
+    summary["phases"][1:1] = [phase | {"wall_time_s": 200.0, "final": final} for phase in middle]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    seeds = config["seeds"]
+    for line in lines:
+        if line["kind"] == "train" and line["phase"] == "online":
+            step = line["step"]
+            line["threshold"] = 0.01 + 1e-6 * step
+            line["penalty"] = line["threshold"] * (0.6 + 0.5 * np.sin(step / 3000) + 0.05 * rng.normal())
+            line["multiplier"] = 1.0 + 0.1 * np.sin(step / 4000 - line["seed"])
+            line["reference_score"] = "-inf" if step < 2000 else 1700.0 + 150 * (step // 8000)
+    plan = (  # name, step, bias of Q, its noise, how high actions rank
+        ("offline", config["phases"][0]["steps"], -60, 40, 2),
+        ("re-evaluation", 100_000, 10, 25, 1),
+        ("alignment", 100_000, -5, 25, 8),
+        ("online", 0, -5, 25, 8),
+        ("online", config["phases"][3]["steps"], 8, 15, 6),
+    )
+    for name, step, bias, noise, height in plan:
+        for seed in seeds:
+            returns = rng.normal(200, 30, 1000)
+            q = returns + bias + rng.normal(0, noise, 1000)
+            line = {"kind": "critic_check", "phase": name, "step": step, "seed": seed, "policy": "deterministic"}
+            line |= {"estimate": "Q", "discount": 0.99, "rows": 1000, "difference_mean": float((q - returns).mean())}
+            line |= {"correlation": float(np.corrcoef(q, returns)[0, 1])}
+            for key, values in (("estimate", q), ("return", returns)):
+                quantiles = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
+                line |= {f"{key}_mean": float(values.mean()), f"{key}_quantiles": quantiles.tolist()}
+            for kind, power in (("uniform", height), ("nearby", height / 2)):
+                ranks = rng.beta(power, 1, 1000)
+                line[f"rank_{kind}_mean"] = float(ranks.mean())
+                line[f"rank_{kind}_histogram"] = np.histogram(ranks, 20, (0, 1))[0].tolist()
+            lines.append(line)
+    if guard:
+        event = {"kind": "guard", "phase": "online", "seed": seeds[0], "start_return": 1700.0, "bound": 1530.0}
+        lines.append(event | {"step": 1500, "event": "warning", "return_mean": 1500.0})
+        lines.append(event | {"step": 3000, "event": "restored", "return_mean": 1210.0})
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
 def make_comparison(root: Path) -> list[Path]:
     """TD3+BC, SSAR with and without the mask, and an unfinished run: what the report is for."""
     ssar = "td3_bc_ssar"
@@ -177,5 +227,5 @@ def make_comparison(root: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for path in make_comparison(Path(sys.argv[1])):
+    for path in [*make_comparison(Path(sys.argv[1])), make_handover(Path(sys.argv[1]) / "o2td3")]:
         print(path)
