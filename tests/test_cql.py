@@ -15,11 +15,10 @@ import pytest
 
 from segue.core.coefficient import Coefficient
 from segue.core.learn import Program, initial_state, learn, make_keys
-from segue.core.model import Model
+from segue.core.model import Model, Scalar
 from segue.core.types import Batch, Metrics, PyTree, Spec
 from segue.methods.cql import CQL, Draws, State, threshold_log_density
 from segue.methods.ssar import Annealed, StateAdaptive
-from segue.nets.networks import Scalar
 from segue.nets.policies import data_log_density, sample_tanh_gaussian
 from tests.test_ssar import UPDATE, batch_of, still
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segue.core.model import Adam
+from segue.core.model import Adam, Scalar
 from segue.core.types import Batch, Metrics
 from segue.methods.cql import CQL, FLOOR_N, Draws, State, threshold_log_density
 from segue.methods.ssar import Annealed, CoefficientNet, CoefficientState, StateAdaptive
-from segue.nets.networks import Critics, Scalar
+from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian, tanh_gaussian_log_density
 from tests.golden_files import (
     FIELDS,

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from segue.core.model import Adam, Model
+from segue.core.model import Adam, Model, Scalar
 from segue.core.reference import Reference, ReferenceRule, chosen, starting_reference
 from segue.core.types import Metrics, Models
-from segue.nets.networks import Scalar
 
 
 @jax.tree_util.register_dataclass

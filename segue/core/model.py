@@ -164,3 +164,18 @@ class Model:
         want: Any = jax.tree.structure(fresh)
         same = keep_moments and want == jax.tree.structure(self.opt_state)
         return replace(self, optimizer=optimizer, opt_state=self.opt_state if same else fresh)
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One trained number, as a net."""
+
+    value: float
+
+    def init(self, key: jax.Array) -> jax.Array:
+        """The start value."""
+        return jnp.asarray(self.value)
+
+    def apply(self, params: jax.Array) -> jax.Array:
+        """The number itself."""
+        return params

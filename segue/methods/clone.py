@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from segue.core.algorithm import Algorithm
-from segue.core.model import Adam, Model
+from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.nets.networks import Orthogonal, Scalar, XavierUniform
+from segue.nets.networks import Orthogonal, XavierUniform
 from segue.nets.policies import (
     DeterministicPolicy,
     GaussianPolicy,

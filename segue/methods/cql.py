@@ -26,10 +26,10 @@ import jax.numpy as jnp
 
 from segue.core.algorithm import Algorithm
 from segue.core.coefficient import Coefficient
-from segue.core.model import Adam, Model, parts_for_cache
+from segue.core.model import Adam, Model, Scalar, parts_for_cache
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.losses import td_target
-from segue.nets.networks import Critics, Initializer, Orthogonal, Scalar, XavierUniform, fan_in_uniform
+from segue.nets.networks import Critics, Initializer, Orthogonal, XavierUniform, fan_in_uniform
 from segue.nets.policies import (
     TanhGaussianPolicy,
     act_tanh_gaussian,

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from segue.core.algorithm import Algorithm
-from segue.core.model import Adam, Model
+from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.losses import td_target
-from segue.nets.networks import Critics, Scalar
+from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy, act_tanh_gaussian, sample_tanh_gaussian
 
 

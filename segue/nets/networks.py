@@ -167,18 +167,3 @@ class Critics:
     def first(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Q_1 alone: [..., S], [..., A] -> [...]."""
         return self.mlp(0).apply(params[0], jnp.concatenate([obs, action], axis=-1))[..., 0]
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """One trained number."""
-
-    value: float
-
-    def init(self, key: jax.Array) -> jax.Array:
-        """The start value."""
-        return jnp.asarray(self.value)
-
-    def apply(self, params: jax.Array) -> jax.Array:
-        """The number itself."""
-        return params
