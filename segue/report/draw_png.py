@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 import numpy as np
@@ -123,8 +124,8 @@ def _item(item: Item, ax: Axes) -> None:
                 {"whislo": q[0], "q1": q[1], "med": q[2], "q3": q[3], "whishi": q[4]}
                 for q in np.asarray(item.quantiles)
             ]
-            line = {"color": item.colour, "linewidth": 1.6}
-            face = {"facecolor": (*to_rgb(item.colour), 0.35), "edgecolor": item.colour, "linewidth": 1.6}
+            line: dict[str, Any] = {"color": item.colour, "linewidth": 1.6}
+            face: dict[str, Any] = {"facecolor": (*to_rgb(item.colour), 0.35), "edgecolor": item.colour}
             ax.bxp(
                 stats,
                 positions=np.asarray(item.x),
@@ -132,12 +133,12 @@ def _item(item: Item, ax: Axes) -> None:
                 showfliers=False,
                 patch_artist=True,
                 manage_ticks=False,
-                boxprops=face,
+                boxprops=face | {"linewidth": 1.6},
                 whiskerprops=line,
                 capprops=line,
                 medianprops=line | {"linewidth": 2.6},
             )
-            ax.fill([], [], **face, label=_plain(item.label))  # one entry in the legend, not one a box
+            ax.fill([], [], linewidth=1.6, **face, label=_plain(item.label))  # one entry in the legend, not one a box
         case Level():
             draw = ax.axvline if item.upright else ax.axhline
             colour = INK if item.upright else MUTED

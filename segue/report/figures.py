@@ -101,7 +101,9 @@ def _guard_marks(groups: Sequence[Group], axis: PhaseAxis, norm: bool) -> list[I
             unit = _unit(group) if norm else (1.0, 0.0)
             for name in group.phase_names():
                 found = [e for phase in group.phases(name) for e in phase.guard_events if e.event == event]
-                for e in found if name in names and unit else []:
+                if unit is None or name not in names:
+                    continue
+                for e in found:
                     x.append(float(axis.place(name, e.step)))
                     y.append(unit[0] * e.return_mean + unit[1])
                     hover.append(f"{_as_template(group.label)}, seed {e.seed}, step {e.step:,}: {event}")

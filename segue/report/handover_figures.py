@@ -169,7 +169,7 @@ def _ranks(group: Group, ending: str) -> Figure | None:
     found = [stage for stage in stages(group) if all(check.rank_counts for check in stage.checks)]
     if not found:
         return None
-    panels = []
+    panels: list[Panel] = []
     for kind, name in RANK_PANELS.items():
         items: list[Item] = []
         for number, stage in enumerate(found):
