@@ -41,7 +41,7 @@ def stages(group: Group) -> list[Stage]:
         phases = group.phases(name)
         online = phases[0].online
         for start in (True, False):
-            checks = [c for phase in phases for c in phase.critic_checks if (online and c.step == 0) == start]
+            checks = [c for phase in phases for c in phase.critic_checks if (c.step == 0) == start]
             if checks:
                 found.append(Stage(f"{name}, {'start' if start else 'end'}" if online else name, checks))
     return found
