@@ -46,7 +46,7 @@ class Record:
         """Everything below `prefix/` as nested dicts."""
         tree: dict[str, Any] = {}
         for name in self.names(prefix):
-            *path, leaf = name.split("/")
+            *path, leaf = name.replace("layer_norms_", "norm_").split("/")  # as one record calls them, and we
             node = tree
             for part in path:
                 node = node.setdefault(part, {})

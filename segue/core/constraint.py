@@ -56,7 +56,7 @@ class Constraint:
             reference=starting_reference(models, actor),
             env_step=jnp.int32(0),
             due=jnp.bool_(True),
-            tightness=jnp.float32(1.0),
+            tightness=jnp.ones(()),
         )
 
     def export(self, c: ConstraintState) -> Models:
@@ -78,7 +78,7 @@ class Constraint:
 
     def threshold(self, c: ConstraintState) -> jax.Array:
         """tau [] now."""
-        progress = jnp.minimum(c.env_step / self.threshold_ramp_steps, 1.0)
+        progress = jnp.minimum(c.env_step.astype(c.tightness.dtype) / self.threshold_ramp_steps, 1.0)
         return c.tightness * (self.threshold_start + (self.threshold_end - self.threshold_start) * progress)
 
     def slack(self, c: ConstraintState, divergence: jax.Array) -> jax.Array:
