@@ -94,7 +94,7 @@ class PPO(Algorithm[State]):
     gradient_clip_norm: float = 0.5  # of actor and value, each by itself [ocr_cft_hparams.yaml, o2ppo]
     actor_learning_rate: float = 3e-4  # Adam, at the start [Table 3; 3e-5 for fine-tuning, ocr_cft_hparams.yaml]
     value_learning_rate: float = 3e-4  # Adam, at the start [Table 3; 2e-4 for fine-tuning, ocr_cft_hparams.yaml]
-    learning_rate_decay_steps: int | None = None  # linear to 0 at this environment step; None: the phase's last [Table 5]
+    learning_rate_decay_steps: int | None = None  # linear to 0 at this step; None: at the phase's last [Table 5]
     hidden_sizes: tuple[int, ...] = (256, 256)  # of the actor, ReLU [ocr_cft_hparams.yaml, o2ppo; 64 in Sec. 6.1]
     value_hidden_sizes: tuple[int, ...] = (256, 256, 256)  # of the value, tanh [ocr_cft_hparams.yaml, o2ppo]
     policy_update_interval = 1  # every rollout moves the policy
