@@ -205,7 +205,7 @@ def make_handover(folder: Path, guard: bool = True, **options: Any) -> Path:
                 line[f"rank_{kind}_histogram"] = np.histogram(ranks, 20, (0, 1))[0].tolist()
             lines.append(line)
     if guard:
-        event = {"kind": "guard", "phase": "online", "seed": seeds[0], "start_return": 1700.0, "bound": 1530.0}
+        event = {"kind": "guard", "phase": "online", "seed": seeds[0], "start_return": 1700.0, "bound": 1290.0}
         lines.append(event | {"step": 1500, "event": "warning", "return_mean": 1500.0})
         lines.append(event | {"step": 3000, "event": "restored", "return_mean": 1210.0})
     (folder / "config.json").write_text(json.dumps(config))
