@@ -79,8 +79,8 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             names = archive.namelist()
             if "data" not in names or "policy.pth" not in names:
                 raise UserError(
-                    f"{path}: this is no Stable-Baselines3 file, or a damaged one: 'data' or 'policy.pth' is missing in "
-                    "it; save one with model.save(PATH)"
+                    f"{path}: this is no Stable-Baselines3 file, or a damaged one: 'data' or 'policy.pth' is missing "
+                    "in it; save one with model.save(PATH)"
                 )
             settings = json.loads(archive.read("data"))
             parameters = archive.read("policy.pth")
