@@ -50,7 +50,12 @@ from tests.test_golden_o2ppo import Toy
 SPEC = Spec(5, 2)
 FLOAT32_PARAMETERS, FLOAT32 = 5e-6, 2e-5  # as the record's README asks
 Phase = SACReevaluation | SACAlignment | ConstrainedSAC
-OURS = {"lambda": "multiplier", "constraint_threshold": "threshold", "alpha": "temperature", "policy_loss": "actor_loss"}
+OURS = {  # record's name of a scalar -> ours
+    "alpha": "temperature",
+    "lambda": "multiplier",
+    "constraint_threshold": "threshold",
+    "policy_loss": "actor_loss",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -308,6 +313,170 @@ def test_the_pipeline_equals_the_record(capsys: pytest.CaptureFixture[str]) -> N
     assert int(s.updates) == 6  # re-evaluation does not count
     with capsys.disabled():
         print("\ngolden case passed: ocr_cft/o2sac_pipeline")
+
+
+class Ends(Toy):
+    """The record's environment says that an episode ended, not that it was long, where both are so."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        state, reward, terminated, truncated, info = super().step(action)
+        return state, reward, terminated, truncated and not terminated, info
+
+
+class Course:
+    """Scores the recorded run's policies, in an environment of its own, and compares them with the record's."""
+
+    def __init__(self, record: Record, preparation: Preparation):
+        places = iter(range(record.hparams["evaluation_episodes"]))
+        self.evaluator = Evaluator(lambda: Ends(record, next(places)), None, preparation)
+        self.wanted = iter(record["evaluation/returns"])
+        self.greedy = jax.jit(lambda actor, obs: jnp.tanh(actor(obs)[0]))
+
+    def score(self, actor: Model) -> np.float32:
+        """The mean return, once the returns are found to be the record's next ones."""
+        wanted = next(self.wanted)
+        score = self.evaluator.score(lambda obs: np.asarray(self.greedy(actor, obs)), len(wanted), 0)
+        assert score is not None
+        np.testing.assert_allclose(score.returns, wanted, rtol=FLOAT32, atol=FLOAT32)
+        return np.float32(score.mean)
+
+
+def check_log(record: Record, name: str, metrics: list[Metrics], names: dict[str, str]) -> None:
+    """What the run logged of phase `name`, under our `names`."""
+    for theirs, own in names.items():
+        wanted = record[f"logs/{name}/{theirs}/value"]
+        np.testing.assert_allclose(np.ravel([m[own] for m in metrics]), wanted, FLOAT32, FLOAT32, err_msg=theirs)
+
+
+def check_end(record: Record, at: str, models: Models) -> None:
+    """Every network of the record below `at`, in float32."""
+    tree = record.tree(at)
+    critic: Model = models["critic"]
+    found = {"actor": models["actor"].params, "reference_actor": models["reference"].params}
+    found |= {"log_alpha": models["temperature"].params, "log_lambda": models["constraint_multiplier"].params}
+    for i in (1, 2):
+        found |= {f"critic_{i}": critic.params[i - 1], f"target_critic_{i}": critic.target[i - 1]}
+    assert set(found) == set(tree)
+    for name, want in tree.items():
+        for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32_PARAMETERS, err_msg=f"{at} {name}")
+
+
+def online_loop(record: Record, models: Models, preparation: Preparation, offline: Batch) -> tuple[OnlineLoop, Any]:
+    """Our loop, which acts and learns with the record's draws; and what looks up an update's recorded rows."""
+    h, start = record.hparams, int(models["updates"])
+    noise = [record[f"draws/{name}"] for name in ("action_noise", "update_policy_noise", "update_next_policy_noise")]
+    action_noise, policy_noise, next_policy_noise = (jnp.asarray(x, jnp.float32) for x in noise)
+
+    class Scripted(ConstrainedSAC):
+        def act(self, s: Any, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
+            assert explore
+            return sample_tanh_gaussian(*s.actor(obs), action_noise[s.constraint.env_step])[0]
+
+        def update(self, s: Any, batch: Batch, draws: Any, policy_step: bool) -> tuple[ConstrainedState, Metrics]:
+            i = s.updates - start
+            return super().update(s, batch, ConstrainedDraws(policy_noise[i], next_policy_noise[i]), policy_step)
+
+    algorithm, keys = Scripted(**vars(fine_tuning(h))), make_keys((0,), 0)
+    state = algorithm.init(models, SPEC, jax.random.key(0))
+    steps, half = len(record["online_transitions/rewards"]), h["batch_size"] // 2
+    count = len(policy_noise)
+    updates = [jax.random.split(jax.random.fold_in(keys.learn[0], start + i))[0] for i in range(count)]
+    known = jax.random.key_data(jnp.stack(updates))
+    rows = np.concatenate([record[f"draws/{name}_indices"] for name in ("online", "offline")], axis=1)
+    assert rows.shape == (count, 2 * half)
+
+    def recorded_rows(mix: str, memory: Any, key: jax.Array, n: int) -> jax.Array:
+        assert (mix, n) == ("half", 2 * half)
+        return jnp.asarray(rows)[jnp.argmax((jax.random.key_data(key) == known).all(-1))]
+
+    loop = OnlineLoop(
+        program=Program(algorithm, "half", SPEC),
+        schedule=Online(steps, h["warmup_steps"], updates_per_step=h["updates_per_environment_step"], replay="half"),
+        environments=[Environment(lambda: Ends(record))],
+        preparation=preparation,
+        state=jax.tree.map(lambda x: jnp.array(x)[None], state),
+        rows=jax.tree.map(lambda x: x[None], empty_rows(SPEC, steps)),
+        columns={},
+        offline=offline,
+        keys=keys,
+        seeds=(0,),
+    )
+    return loop, recorded_rows
+
+
+def test_a_whole_run_equals_the_record(capsys: pytest.CaptureFixture[str]) -> None:
+    """Normaliser, both offline phases, our loop and environment, evaluations and reference, in float32."""
+    with jax.enable_x64(False):
+        record = Record("ocr_cft/o2sac_end_to_end")
+        h = record.hparams
+        preparation = Preparation.of_dataset(record.file["dataset/observations"], True, 1.0, 0.0)
+        np.testing.assert_allclose(preparation.mean, record["observation_mean"], rtol=FLOAT32)
+        np.testing.assert_allclose(preparation.std, record["observation_std"], rtol=FLOAT32)
+        obs, action, reward, next_obs, terminal = (record.file[f"dataset/{name}"] for name in FIELDS)
+        prepared = [preparation.observation(obs), action, reward, preparation.observation(next_obs), terminal]
+        data = Batch(*(jnp.asarray(x, jnp.float32) for x in prepared), extras={})
+        sampled = [jax.tree.map(lambda x: x[rows], data) for rows in record["draws/replay_indices"]]
+        course, models = Course(record, preparation), models_of(record)
+
+        def learned(algorithm: Phase, s: Any, first: int, draws: list[Any]) -> tuple[Any, list[Metrics]]:
+            metrics = []
+            for batch, noise in zip(sampled[first:], draws, strict=False):
+                s, found = watched(algorithm, s, batch, noise)
+                metrics.append(found)
+                if isinstance(algorithm, SACAlignment):
+                    course.score(s.actor)
+            return s, metrics
+
+        phase = reevaluation(h)
+        s = begin(phase, models)
+        s = phase.scored(s, jnp.asarray(course.score(s.actor)))
+        evaluation_noise = [jnp.asarray(x, jnp.float32) for x in record["draws/evaluation_noise"]]
+        s, metrics = learned(phase, s, 0, evaluation_noise)
+        names = ["critic_loss", "mean_q1", "mean_td_target"]
+        check_log(record, "reevaluation", metrics, {name: name for name in names})
+        models = models | phase.export(s)
+        check_end(record, "after_reevaluation", models)
+
+        aligning = alignment(h)
+        s = begin(aligning, models)
+        pairs = zip(record["draws/alignment_noise"], record["draws/alignment_policy_noise"], strict=True)
+        noise = [AlignmentDraws(*(jnp.asarray(x, jnp.float32) for x in pair)) for pair in pairs]
+        s, metrics = learned(aligning, s, len(evaluation_noise), noise)
+        names = [name for name in record.names("logs/alignment") if name.endswith("/value")]
+        names = [name.removesuffix("/value") for name in names if "return" not in name]
+        check_log(record, "alignment", metrics, {name: name for name in names})
+        models = models | aligning.export(s)
+        check_end(record, "after_alignment", models)
+
+        loop, recorded_rows = online_loop(record, models, preparation, data)
+
+        def evaluate() -> None:
+            score = course.score(jax.tree.map(lambda x: x[0], loop.state.actor))
+            loop.state = scored(loop.program.algorithm, loop.state, np.asarray([score]))
+
+        metrics = []
+        with patch("segue.core.learn.draw_indices", recorded_rows):
+            loop.begin()
+            for until in range(0, loop.schedule.env_steps + 1):
+                metrics += loop.advance(lambda: False, until)[0]
+                if until % h["evaluation_interval"] == 0:
+                    evaluate()
+        assert next(course.wanted, None) is None
+        rows = jax.tree.map(lambda x: np.asarray(x[0]), loop.rows)
+        for name, got in zip(FIELDS, rows[:5], strict=True):
+            np.testing.assert_allclose(got, record[f"online_transitions/{name}"], FLOAT32, FLOAT32, err_msg=name)
+        ours = {
+            "alpha": "temperature",
+            "lambda": "multiplier",
+            "critic_loss": "critic_loss",
+            "mean_q1": "critic_1_mean",
+        }
+        check_log(record, "online", metrics, ours | {"mean_td_target": "target_value_mean"})
+        check_end(record, "final", loop.program.algorithm.export(jax.tree.map(lambda x: x[0], loop.state)))
+        assert h["reference_changed_during_run"]
+    with capsys.disabled():
+        print("\ngolden case passed: ocr_cft/o2sac_end_to_end")
 
 
 def test_the_folder_holds_the_cases() -> None:
