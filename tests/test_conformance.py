@@ -25,6 +25,7 @@ from segue.methods.cql import CQL
 from segue.methods.fqe import FQE
 from segue.methods.iql import IQL, IQLCritics
 from segue.methods.o2ppo import O2PPO
+from segue.methods.o2sac import ConstrainedSAC, SACAlignment, SACReevaluation
 from segue.methods.ppo import PPO
 from segue.methods.rebrac import ReBRAC
 from segue.methods.return_value import ReturnValue
@@ -42,6 +43,7 @@ ADAPTIVE = StateAdaptive(coefficient_hidden_sizes=(5,), coefficient_learning_rat
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
 SMALL_PPO: dict[str, Any] = SMALL | {"minibatch_size": 3, "epochs": 2, "value_hidden_sizes": (6,)}
 SMALL_CQL: dict[str, Any] = SMALL | {"critic_hidden_sizes": (6,), "num_sampled_actions": 2}
+SMALL_O2: dict[str, Any] = SMALL | {"critic_hidden_sizes": (6,)}
 LAGRANGE: dict[str, Any] = SMALL_CQL | {"lagrange": True, "max_target_backup": True, "gap_clip_min": -200.0}
 ALGORITHMS: dict[str, Algorithm] = {
     "td3_bc": TD3BC(**SMALL),
@@ -66,6 +68,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ppo": PPO(**SMALL_PPO),
     "o2ppo": O2PPO(initial_std_cap=0.5, **SMALL_PPO),
     "return_value": ReturnValue(**SMALL),
+    "sac_reevaluation": SACReevaluation(**SMALL_O2),
+    "sac_alignment": SACAlignment(policy_update_interval=2, **SMALL_O2),
+    "constrained_sac": ConstrainedSAC(policy_update_interval=2, **SMALL_O2),
     "clone": Clone(policy_update_interval=2, **SMALL),
     "clone_gaussian": Clone("gaussian", "labels", **SMALL),
     "clone_deterministic": Clone("deterministic", **SMALL),
@@ -76,6 +81,7 @@ CRITIC, TARGET_CRITIC = (".critic.params", ".critic.opt_state", ".updates"), ".c
 BETA = (".beta.net.params", ".beta.net.opt_state")
 TEMPERATURE = (".temperature.params", ".temperature.opt_state")
 MULTIPLIER = (".multiplier.params", ".multiplier.opt_state")
+CONSTRAINT = (".constraint.log_multiplier.params", ".constraint.log_multiplier.opt_state", ".constraint.due")
 VALUE = (".value.params", ".value.opt_state")
 # What moves on an update that is not a policy step, and what moves on one beside that. All else is frozen.
 MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -101,6 +107,9 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ppo": ((*ACTOR, *VALUE, ".updates"), ()),
     "o2ppo": ((*ACTOR, *VALUE, ".updates"), ()),
     "return_value": ((*VALUE, ".updates"), ()),
+    "sac_reevaluation": ((*CRITIC, TARGET_CRITIC), ()),
+    "sac_alignment": (CRITIC, ACTOR),
+    "constrained_sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE, *CONSTRAINT)),
     "clone": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_gaussian": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_deterministic": ((*ACTOR, ".updates"), ()),
@@ -122,6 +131,9 @@ one_of_each_class = pytest.mark.parametrize(
         "iql_critics",
         "o2ppo",
         "clone",
+        "sac_reevaluation",
+        "sac_alignment",
+        "constrained_sac",
         "fqe",
     ],
 )

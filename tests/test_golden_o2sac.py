@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segue.core.algorithm import Algorithm
-from segue.core.constraint import Constraint, ConstraintState
+from segue.core.constraint import Constraint
 from segue.core.learn import Program, make_keys, scored
 from segue.core.model import Adam, Model, Scalar
 from segue.core.phases import Online
-from segue.core.reference import NO_SCORE, Reference
+from segue.core.reference import NO_SCORE
 from segue.core.replay import empty_rows
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.environment import Environment
@@ -416,7 +415,7 @@ def test_a_whole_run_equals_the_record(capsys: pytest.CaptureFixture[str]) -> No
         obs, action, reward, next_obs, terminal = (record.file[f"dataset/{name}"] for name in FIELDS)
         prepared = [preparation.observation(obs), action, reward, preparation.observation(next_obs), terminal]
         data = Batch(*(jnp.asarray(x, jnp.float32) for x in prepared), extras={})
-        sampled = [jax.tree.map(lambda x: x[rows], data) for rows in record["draws/replay_indices"]]
+        sampled = [Batch(*(x[rows] for x in data[:5]), extras={}) for rows in record["draws/replay_indices"]]
         course, models = Course(record, preparation), models_of(record)
 
         def learned(algorithm: Phase, s: Any, first: int, draws: list[Any]) -> tuple[Any, list[Metrics]]:
