@@ -53,7 +53,7 @@ class OnlineLoop:
         self.episode_return = np.zeros(len(seeds))
         self.episode_length = np.zeros(len(seeds), np.int64)
         self.returns = EpisodeReturns(return_rule, len(seeds)) if return_rule else None
-        self.scaling = [replace(running_return, total=0.0) for _ in seeds] if running_return else []
+        self.scaling = [replace(running_return) for _ in seeds] if running_return else []
         self.watch = watch
         self.ended: list[int] = []  # seeds whose episode the latest step ended
         self.host_seconds = 0.0  # environment, storing, logging: everything but the device's work

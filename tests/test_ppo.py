@@ -328,7 +328,7 @@ def test_online_rewards_go_on_with_the_datasets_scale() -> None:
     data = phase_data(phase, dataset, Preparation.identity(1), {}, seeds=1)
     assert data.rows is None and {name: x.shape for name, x in data.columns.items()} == {"last": (1, 0)}
     assert data.running_return and data.running_return.count == 3
-    by_hand = replace(data.running_return, total=0.0)
+    by_hand = replace(data.running_return)
     loop = loop_of(algorithm, Counting(), 9, data.running_return)
     loop.advance(lambda: False, 4)
     other = loop_of(algorithm, Counting(), 9, RunningReturn(0.5))

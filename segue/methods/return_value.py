@@ -56,7 +56,7 @@ class ReturnValue(Algorithm[State]):
     def update(self, s: State, batch: Batch, draws: tuple[()], policy_step: bool) -> tuple[State, Metrics]:
         """One step towards the returns."""
         beyond = s.value(batch.extras["end_obs"])[..., 0]  # [B]
-        y = jax.lax.stop_gradient(batch.extras["return_to_go"] + batch.extras["end_discount"] * beyond)  # [B]
+        y = batch.extras["return_to_go"] + batch.extras["end_discount"] * beyond  # [B] outside what is differentiated
 
         def loss(value: Model) -> tuple[jax.Array, jax.Array]:
             v = value(batch.obs)[..., 0]  # [B]
