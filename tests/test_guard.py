@@ -19,6 +19,8 @@ from segue.core.replay import empty_rows
 from segue.core.types import Spec
 from segue.errors import UserError
 from segue.guard import Guard, Lines, Watch, check_guard, told
+from segue.methods.o2sac import ConstrainedSAC
+from segue.methods.o2td3 import ConstrainedTD3
 from segue.methods.td3 import TD3
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
@@ -167,6 +169,30 @@ def test_going_on_tightens_again_at_every_fall() -> None:
     assert course.said() == [(6, "restored"), (8, "restored")]
 
 
+@pytest.mark.parametrize("kind", [ConstrainedSAC, ConstrainedTD3])
+def test_what_can_be_tightened_goes_back_whole_but_for_its_constraint(kind: Any) -> None:
+    algorithm = kind(hidden_sizes=(4,), critic_hidden_sizes=(4,))
+    spec, keys, guard = Spec(3, 2), make_keys((7, 8), 0), replace(GUARD, guard_continue=True)
+    check_guard(guard, phase_of(algorithm))
+    start = initial_state(algorithm, {}, spec, keys)
+    watch = Watch(guard, algorithm, start, (7, 8))
+    watch.begin([START, START], start)
+    learned = jax.tree.map(lambda x: x + jnp.ones_like(x), start)
+    state, (event,) = watch.episode(1, 0.0, 2, watch.episode(1, 0.0, 1, learned)[0])
+    assert event["event"] == "restored"
+
+    multiplier, was = state.constraint.multiplier[1], start.constraint.multiplier[1]
+    assert multiplier == pytest.approx(2 * was)
+    assert state.constraint.tightness[1] == start.constraint.tightness[1] / 2
+    others = [replace(s, constraint=s.constraint.reference, updates=None) for s in (state, start, learned)]
+    for now, at_start, before in zip(*map(jax.tree.leaves, others), strict=True):
+        np.testing.assert_array_equal(now[1], at_start[1])
+        np.testing.assert_array_equal(now[0], before[0])
+    np.testing.assert_array_equal(state.updates, learned.updates)
+    kinds = [[(x.aval, x.weak_type) for x in jax.tree.leaves(s)] for s in (state, start)]
+    assert kinds[0] == kinds[1]  # the next turn compiles nothing
+
+
 def test_the_seeds_windows_do_not_mix() -> None:
     course = Course()
     state, said = course.state_at(1), []
@@ -255,7 +281,8 @@ def test_a_held_seed_acts_greedily_and_does_not_learn_while_the_other_goes_on() 
 
     def turn(held: np.ndarray | None) -> Any:
         state = initial_state(algorithm, {}, spec, keys)
-        numbers = Turn(jnp.asarray(obs), *(np.int32(x) for x in (16, 16, 0)), held=held)
+        size, env_step, updates = jnp.int32(16), jnp.int32(16), jnp.int32(0)
+        numbers = Turn(jnp.asarray(obs), size, env_step, updates, None if held is None else jnp.asarray(held))
         return online_turn(Program(algorithm, "online", spec), (True,), state, rows, {}, keys, numbers, None)
 
     start = initial_state(algorithm, {}, spec, keys)
