@@ -119,12 +119,10 @@ class O2PPO(Algorithm[State]):
 
         actor, value, metrics = learn_from_rollout(self, s.actor, s.value, batch, draws, rate, steer)
         s = replace(s, actor=actor, value=value, learned_at=s.env_step, updates=s.updates + 1)
-        return s, metrics | {
-            "auxiliary_weight": beta,
-            "penalty": -x.mean(),
-            "reference_score": s.reference.score,
-            "learning_rate_factor": rate,
-        }
+        metrics |= {"auxiliary_weight": beta, "penalty": -x.mean(), "learning_rate_factor": rate}
+        if self.rule.reference == "best_evaluated":  # a snapshot has no score
+            metrics |= {"reference_score": s.reference.score}
+        return s, metrics
 
     def rate(self, env_step: jax.Array) -> jax.Array:
         """Factor of the learning rates [] once `env_step` [] is learned from."""
