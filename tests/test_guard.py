@@ -105,6 +105,12 @@ def test_on_a_line_is_not_below_it(mean: float, want: list[str]) -> None:
     assert [event for _, event in course.said()] == want
 
 
+def test_a_window_on_the_warning_line_is_good() -> None:
+    course = Course()
+    course.play(0, 100, 100, 90, 90, 0, 0)
+    assert course.events[-1]["good_step"] == 2
+
+
 def test_one_bad_episode_among_good_ones_is_no_fall() -> None:
     course = Course()
     course.play(0, 45, 100)
@@ -148,6 +154,15 @@ def test_where_nothing_was_learned_there_is_nothing_to_go_back_from() -> None:
     assert course.said() == [(2, "warning"), (4, "warning")]
     course.watch.episode(0, 0.0, 5, course.state_at(0))
     assert course.watch.episode(0, 0.0, 6, course.state_at(6))[1][0]["event"] == "held"
+
+
+def test_nor_is_there_where_nothing_was_learned_since_going_back() -> None:
+    course = Course(replace(GUARD, guard_continue=True))
+    state = course.play(0, 0, 0)
+    for step in (3, 4):
+        state, events = course.watch.episode(0, 0.0, step, state)
+        course.events += events
+    assert course.said() == [(2, "restored"), (4, "warning")]
 
 
 def test_a_seed_that_is_held_is_measured_on_and_only_warned_of() -> None:
@@ -370,6 +385,8 @@ def test_a_run_that_unlearns_ends_as_it_began_with_the_guard_and_far_below_witho
     assert said == [told(event, GUARD) for event in events]  # though the run is quiet
     held = {event["seed"]: event["step"] for event in events if event["event"] == "held"}
     assert set(held) == set(SEEDS) and min(held.values()) > WARMUP and held[4] != held[5]
+    learning = ["critic_loss" in lines(tmp_path / name, "train")[-1] for name in ("guarded", "alone")]
+    assert learning == [False, True]
     for event in events:
         assert event["phase"] == "online"
         assert event["start_return"] == np.mean(start[SEEDS.index(event["seed"])])
