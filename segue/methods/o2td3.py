@@ -51,7 +51,7 @@ S = TypeVar("S")
 class State:
     """Of re-evaluation and alignment."""
 
-    actor: Model  # with target
+    actor: Model  # in alignment with target
     critic: Model  # with target
     reference: Reference  # pi_off
     updates: jax.Array  # [] int32
@@ -236,15 +236,18 @@ class TD3Alignment(DeterministicActorCritic[State]):
         """delta [B] of actions [B, A]: root mean square over dimensions, capped (D14)."""
         return jnp.minimum(jnp.sqrt(jnp.square(action - best).mean(-1)), self.target_noise_std)
 
+    def ceiling(self, anchor: jax.Array, distance: jax.Array) -> jax.Array:
+        """What an action at `distance` may be worth, next to the anchor, all [B]; lower for either sign (D15)."""
+        factor = 1 + self.distance_weight * jnp.square(distance)
+        return jnp.where(anchor >= 0, anchor / factor, anchor * factor)
+
     def targets(self, s: State, obs: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """a_dot [B, A], v [B], and y_j [2, B] at `action` [B, A]: the ceiling is shared, the last minimum is not."""
         best = s.reference.policy(obs)
         pair = jnp.stack([best, action], axis=1)  # [B, 2, A]
         q = s.critic.net.of_several(s.critic.target, obs, pair)  # [2, B, 2]
         anchor = q[..., 0].min(0)  # [B]
-        factor = 1 + self.distance_weight * jnp.square(self.distance(action, best))  # [B]
-        ceiling = jnp.where(anchor >= 0, anchor / factor, anchor * factor)  # [B] (D15)
-        return best, anchor, jnp.minimum(ceiling, q[..., 1])
+        return best, anchor, jnp.minimum(self.ceiling(anchor, self.distance(action, best)), q[..., 1])
 
     def export(self, s: State) -> Models:
         """Actor and critics whose targets have caught up, and the reference as it was handed on."""
