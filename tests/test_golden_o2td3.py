@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from segue.core.constraint import Constraint
+from segue.core.learn import Program, make_keys, scored
 from segue.core.model import Adam, Model, Scalar
+from segue.core.phases import Online
 from segue.core.reference import NO_SCORE
+from segue.core.replay import empty_rows
 from segue.core.types import Batch, Metrics, Models, Spec
+from segue.environment import Environment
 from segue.losses import td_target
 from segue.methods.o2td3 import ConstrainedState, ConstrainedTD3, State, TD3Alignment, TD3Reevaluation, smoothed
 from segue.nets.networks import Critics
 from segue.nets.policies import DeterministicPolicy
+from segue.online import OnlineLoop
+from segue.preparation import Preparation
 from tests.golden_files import (
+    FIELDS,
     Record,
     assert_gradient,
     assert_near,
@@ -27,7 +36,7 @@ from tests.golden_files import (
     model,
     twin,
 )
-from tests.test_golden_o2sac import batch_of
+from tests.test_golden_o2sac import FLOAT32, FLOAT32_PARAMETERS, Course, Ends, batch_of, check_log
 
 SPEC = Spec(5, 2)
 Phase = TD3Reevaluation | TD3Alignment | ConstrainedTD3
@@ -296,6 +305,140 @@ def test_the_pipeline_equals_the_record(capsys: pytest.CaptureFixture[str]) -> N
     assert int(s.updates) == 7  # re-evaluation does not count
     with capsys.disabled():
         print("\ngolden case passed: ocr_cft/o2td3_pipeline")
+
+
+class Noisy(Ends):
+    """Explores by itself: the released program stores what the policy chose, not what was executed (surprise 3)."""
+
+    def __init__(self, record: Record):
+        super().__init__(record)
+        self.noise = iter(record.hparams["exploration_noise_std"] * record["draws/exploration_noise"])
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return super().step(action + next(self.noise))
+
+
+def check_networks(record: Record, at: str, models: Models) -> None:
+    """Every network of the record below `at`, in float32."""
+    tree, actor, critic = record.tree(at), models["actor"], models["critic"]
+    found = {"actor": actor.params, "reference_actor": models["reference"].params}
+    found["target_actor"] = actor.params if actor.target is None else actor.target
+    found["log_lambda"] = models["constraint_multiplier"].params
+    for i in (1, 2):
+        found |= {f"critic_{i}": critic.params[i - 1], f"target_critic_{i}": critic.target[i - 1]}
+    assert set(found) == set(tree)
+    for name, want in tree.items():
+        for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32_PARAMETERS, err_msg=f"{at} {name}")
+
+
+def online_loop(record: Record, models: Models, preparation: Preparation, offline: Batch) -> tuple[OnlineLoop, Any]:
+    """Our loop, which learns with the record's draws; and what looks up an update's recorded rows."""
+    h, start = record.hparams, int(models["updates"])
+    assert h["updates_per_environment_step"] == 1
+    noise = jnp.asarray(record["draws/update_target_noise"], jnp.float32)
+
+    class Scripted(ConstrainedTD3):
+        def act(self, s: Any, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
+            assert explore
+            return super().act(s, obs, key, False)
+
+        def update(
+            self, s: ConstrainedState, batch: Batch, draws: jax.Array, policy_step: bool
+        ) -> tuple[ConstrainedState, Metrics]:
+            after, metrics = super().update(s, batch, noise[s.updates - start], policy_step)
+            q = after.critic(batch.obs, s.actor(batch.obs))[0]
+            return after, metrics | {"mean_q1_policy_actions": q.mean()}
+
+    algorithm, keys = Scripted(**vars(fine_tuning(h))), make_keys((0,), 0)
+    steps, half, count = len(record["online_transitions/rewards"]), h["batch_size"] // 2, len(noise)
+    updates = [jax.random.split(jax.random.fold_in(keys.learn[0], start + i))[0] for i in range(count)]
+    known = jax.random.key_data(jnp.stack(updates))
+    rows = np.concatenate([record[f"draws/{name}_indices"] for name in ("online", "offline")], axis=1)
+    assert rows.shape == (count, 2 * half)
+
+    def recorded_rows(mix: str, memory: Any, key: jax.Array, n: int) -> jax.Array:
+        assert (mix, n) == ("half", 2 * half)
+        return jnp.asarray(rows)[jnp.argmax((jax.random.key_data(key) == known).all(-1))]
+
+    loop = OnlineLoop(
+        program=Program(algorithm, "half", SPEC),
+        schedule=Online(steps, h["warmup_steps"], replay="half"),
+        environments=[Environment(lambda: Noisy(record))],
+        preparation=preparation,
+        state=jax.tree.map(lambda x: jnp.array(x)[None], algorithm.init(models, SPEC, jax.random.key(0))),
+        rows=jax.tree.map(lambda x: x[None], empty_rows(SPEC, steps)),
+        columns={},
+        offline=offline,
+        keys=keys,
+        seeds=(0,),
+    )
+    return loop, recorded_rows
+
+
+def test_a_whole_run_equals_the_record(capsys: pytest.CaptureFixture[str]) -> None:
+    """Normaliser, both offline phases, our loop and environment, evaluations and reference, in float32."""
+    with jax.enable_x64(False):
+        record = Record("ocr_cft/o2td3_end_to_end")
+        h = record.hparams
+        preparation = Preparation.of_dataset(record.file["dataset/observations"], True, 1.0, 0.0)
+        np.testing.assert_allclose(preparation.mean, record["observation_mean"], rtol=FLOAT32)
+        np.testing.assert_allclose(preparation.std, record["observation_std"], rtol=FLOAT32)
+        obs, action, reward, next_obs, terminal = (record.file[f"dataset/{name}"] for name in FIELDS)
+        prepared = [preparation.observation(obs), action, reward, preparation.observation(next_obs), terminal]
+        data = Batch(*(jnp.asarray(x, jnp.float32) for x in prepared), extras={})
+        sampled = iter(record["draws/replay_indices"])
+        course, models = Course(record, preparation), models_of(record)
+        course.greedy = jax.jit(lambda actor, obs: actor(obs))
+
+        phases: list[tuple[Any, str]] = [(reevaluation(h), "evaluation_noise"), (alignment(h), "alignment_noise")]
+        for phase, draws in phases:
+            s, metrics = begin(phase, models), []
+            if phase.keeps_policy:
+                s = phase.scored(s, jnp.asarray(course.score(s.actor)))
+            for noise in record[f"draws/{draws}"]:
+                rows = next(sampled)
+                batch = jax.tree.map(lambda x, rows=rows: x[rows], data)
+                s, found = watched(phase, s, batch, jnp.asarray(noise, jnp.float32), True)
+                metrics.append(found)
+                if not phase.keeps_policy:
+                    course.score(s.actor)
+            name = "reevaluation" if phase.keeps_policy else "alignment"
+            logged = {x.removesuffix("/value") for x in record.names(f"logs/{name}") if x.endswith("/value")}
+            check_log(record, name, metrics, {x: x for x in logged - {"normalised_return"}})
+            models = models | phase.export(s)
+            if phase.keeps_policy:
+                check_networks(record, "after_reevaluation", models)
+        assert next(sampled, None) is None
+
+        loop, recorded_rows = online_loop(record, models, preparation, data)
+
+        def evaluate() -> Models:
+            """What the phase would hand on after an evaluation."""
+            score = course.score(jax.tree.map(lambda x: x[0], loop.state.actor))
+            loop.state = scored(loop.program.algorithm, loop.state, np.asarray([score]))
+            return loop.program.algorithm.export(jax.tree.map(lambda x: x[0], loop.state))
+
+        metrics, episodes = [], []
+        with patch("segue.core.learn.draw_indices", recorded_rows):
+            loop.begin()
+            check_networks(record, "after_alignment", evaluate())
+            for until in range(1, loop.schedule.env_steps + 1):
+                learned, ended = loop.advance(lambda: False, until)
+                metrics, episodes = metrics + learned, episodes + ended
+                if until % h["evaluation_interval"] == 0:
+                    models = evaluate()
+        assert next(course.wanted, None) is None
+        check_networks(record, "final", models)
+        assert int(models["updates"]) == record["final_update_count"] and h["reference_changed_during_run"]
+        rows = jax.tree.map(lambda x: np.asarray(x[0]), loop.rows)
+        for name, got in zip(FIELDS, rows[:5], strict=True):
+            np.testing.assert_allclose(got, record[f"online_transitions/{name}"], FLOAT32, FLOAT32, err_msg=name)
+        ours = {"lambda": "multiplier", "mean_q1_policy_actions": "mean_q1_policy_actions"}
+        check_log(record, "online", metrics, ours)
+        check_log(record, "online", episodes, {"training_episode_return": "return"})
+    with capsys.disabled():
+        print("\ngolden case passed: ocr_cft/o2td3_end_to_end")
 
 
 def test_the_folder_holds_the_cases() -> None:
