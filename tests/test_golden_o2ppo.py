@@ -106,9 +106,8 @@ def value_net(params: Any) -> MLP:
 
 
 def rollout(record: Record, step: int) -> Batch:
-    obs, _, reward, next_obs, terminal = (
-        None if name == "actions" else jnp.asarray(record[f"step_{step}/batch/{name}"]) for name in FIELDS
-    )
+    names = (name for name in FIELDS if name != "actions")
+    obs, reward, next_obs, terminal = (jnp.asarray(record[f"step_{step}/batch/{name}"]) for name in names)
     action = jnp.asarray(record[f"step_{step}/intermediates/rollout_actions"])
     last = jnp.asarray(record[f"step_{step}/batch/episode_ends"])
     return Batch(obs, action, reward, next_obs, terminal, {"last": last})

@@ -89,8 +89,9 @@ def test_the_excess_is_0_on_average_under_the_reference(dimensions: int, mean_af
         density /= np.trapezoid(density, r)
         z: Any = np.zeros((len(r), dimensions))
         z[:, 0] = r  # x depends on |z| alone
-        batch = Batch(jnp.zeros((len(r), 1)), jnp.asarray(0.2 * z), *[jnp.zeros(())] * 3, {})
-        x = excess_log_density(gaussian(0.0, 0.2, dimensions), batch)
+        none, states = jnp.zeros(()), jnp.zeros((len(r), 1))
+        batch = Batch(states, jnp.asarray(0.2 * z), none, states, none, {})
+        x: Any = excess_log_density(gaussian(0.0, 0.2, dimensions), batch)
         assert abs(np.trapezoid(density * x, r)) < 1e-8
         after = np.trapezoid(density * auxiliary_advantage(x, dimensions), r)
         assert after == pytest.approx(mean_after, rel=0.03)
@@ -370,7 +371,7 @@ SCARCE = Evaluation(eval_interval=1000, online_eval_interval=24, eval_episodes=1
 def test_it_goes_on_from_the_policy_and_the_value_of_iql() -> None:
     """Whatever their networks are; the optimizers are new."""
 
-    def gone_on(algorithm: PPO | O2PPO) -> Any:
+    def gone_on(algorithm: Any) -> Any:
         iql = IQL(hidden_sizes=(4, 4), batch_size=8, cosine_updates=10)
         models = iql.export(iql.init({}, Spec(1, 1), KEY))
         start = algorithm.init(models, Spec(1, 1), KEY)
@@ -383,7 +384,8 @@ def test_it_goes_on_from_the_policy_and_the_value_of_iql() -> None:
         for role in ("actor", "value"):
             model = getattr(after, role)
             assert model.net == models[role].net and model.optimizer == Adam(model.optimizer.learning_rate, 0.5, 1e-5)
-        assert jax.tree.structure(after) == jax.tree.structure(start)
+        structure: Any = jax.tree.structure(after)
+        assert structure == jax.tree.structure(start)
 
 
 def test_a_run_from_scratch(tmp_path: Path) -> None:
