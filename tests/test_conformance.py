@@ -26,6 +26,7 @@ from segue.methods.fqe import FQE
 from segue.methods.iql import IQL, IQLCritics
 from segue.methods.o2ppo import O2PPO
 from segue.methods.o2sac import ConstrainedSAC, SACAlignment, SACReevaluation
+from segue.methods.o2td3 import ConstrainedTD3, TD3Alignment, TD3Reevaluation
 from segue.methods.ppo import PPO
 from segue.methods.rebrac import ReBRAC
 from segue.methods.return_value import ReturnValue
@@ -71,6 +72,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "sac_reevaluation": SACReevaluation(**SMALL_O2),
     "sac_alignment": SACAlignment(policy_update_interval=2, **SMALL_O2),
     "constrained_sac": ConstrainedSAC(policy_update_interval=2, **SMALL_O2),
+    "td3_reevaluation": TD3Reevaluation(**SMALL_O2),
+    "td3_alignment": TD3Alignment(policy_update_interval=2, **SMALL_O2),
+    "constrained_td3": ConstrainedTD3(**SMALL_O2),
     "clone": Clone(policy_update_interval=2, **SMALL),
     "clone_gaussian": Clone("gaussian", "labels", **SMALL),
     "clone_deterministic": Clone("deterministic", **SMALL),
@@ -110,6 +114,9 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sac_reevaluation": ((*CRITIC, TARGET_CRITIC), ()),
     "sac_alignment": (CRITIC, ACTOR),
     "constrained_sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE, *CONSTRAINT)),
+    "td3_reevaluation": ((*CRITIC, TARGET_CRITIC), ()),
+    "td3_alignment": (CRITIC, ACTOR),
+    "constrained_td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC, *CONSTRAINT)),
     "clone": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_gaussian": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_deterministic": ((*ACTOR, ".updates"), ()),
@@ -134,6 +141,9 @@ one_of_each_class = pytest.mark.parametrize(
         "sac_reevaluation",
         "sac_alignment",
         "constrained_sac",
+        "td3_reevaluation",
+        "td3_alignment",
+        "constrained_td3",
         "fqe",
     ],
 )
