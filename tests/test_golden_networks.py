@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,9 +19,11 @@ from segue.methods.iql import IQL, IQLCritics
 from segue.methods.spot import SPOT
 from segue.methods.ssar import StateAdaptive
 from segue.methods.td3_bc import TD3BC
+from segue.nets.networks import Critics
+from segue.nets.policies import DeterministicPolicy
 from segue.recipes.cql import CalQLRecipe
 from segue.recipes.ssar import SSARCQLRecipe
-from tests.golden_files import Record, acting_state, cases, explored
+from tests.golden_files import Record, acting_state, assert_near, cases, explored, hidden_sizes
 
 ACTING_TOLERANCE = 2e-6  # float32 in the record too
 HIDDEN: dict[str, Any] = {"hidden_sizes": (16, 16)}
@@ -167,3 +170,44 @@ def test_initialisation_has_the_recorded_statistics(name: str, capsys: pytest.Ca
         assert (norm["scale"] == 1).all() and (norm["bias"] == 0).all()
     with capsys.disabled():
         print(f"\ngolden case passed: {name} ({', '.join(sorted(found))})")
+
+
+@pytest.mark.parametrize("name", cases("ocr_cft/network_functions"))
+def test_networks_equal_the_other_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Deterministic policy, critics with and without layer norms, one and several actions; gradients. In float64."""
+    with jax.enable_x64(True):
+        record = Record(f"ocr_cft/{name}")
+        spec, tree = Spec(record.hparams["obs_dim"], record.hparams["action_dim"]), record.tree("init")
+        policy, normed, plain = (
+            tree[role] for role in ("deterministic_actor", "critic_with_layer_norm", "critic_without_layer_norm")
+        )
+        actor = DeterministicPolicy(*spec, hidden_sizes(policy))
+        norms = Critics(*spec, hidden_sizes(normed), layer_norm=True, count=1)
+        none = Critics(*spec, hidden_sizes(plain), count=1)
+
+        @jax.jit
+        def values(obs: jax.Array, action: jax.Array, several: jax.Array) -> dict[str, jax.Array]:
+            return {
+                "deterministic_action": actor.apply(policy, obs),
+                "q_with_layer_norm": norms.apply((normed,), obs, action)[0],
+                "q_with_layer_norm_many_actions": norms.of_several((normed,), obs, several)[0],
+                "q_without_layer_norm": none.apply((plain,), obs, action)[0],
+            }
+
+        @jax.jit
+        def gradients(obs: jax.Array, action: jax.Array) -> dict[str, Any]:
+            return {
+                "deterministic_actor": jax.grad(lambda p: actor.apply(p, obs).sum())(policy),
+                "critic_with_layer_norm": jax.grad(lambda p: norms.apply((p,), obs, action).sum())(normed),
+            }
+
+        for step in range(1, record.hparams["num_steps"] + 1):
+            at, inputs = f"step_{step}", ("observations", "actions", "actions_per_observation")
+            obs, action, several = (jnp.asarray(record[f"{at}/batch/{key}"]) for key in inputs)
+            for key, value in values(obs, action, several).items():
+                assert_near(value, record[f"{at}/outputs/{key}"], f"{at} {key}")
+            for role, gradient in gradients(obs, action).items():
+                wanted = record.tree(f"{at}/gradients/{role}")
+                jax.tree.map(lambda a, b, where=f"{at} {role}": assert_near(a, b, where), gradient, wanted)
+    with capsys.disabled():
+        print(f"\ngolden case passed: {name} (deterministic policy, critics)")
