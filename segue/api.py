@@ -29,9 +29,12 @@ from segue.experiment import (
     make_config,
     named_environment,
     recipe_of,
+    spec_of,
 )
+from segue.guard import Guard
 from segue.offline_evaluation import Evaluator as OfflineEvaluator
 from segue.offline_evaluation import OfflineEvaluation, OfflineReport, check_data
+from segue.outside import Outside, PolicySource, accept
 from segue.recipes import METHODS, recipe_type
 from segue.recipes.base import Recipe
 from segue.run_folder import OFFLINE_EVALUATION, RunFolder, as_json
@@ -140,11 +143,14 @@ def start(
     evaluation: Evaluation = Evaluation(),
     transitions: int | None = None,
     parent: Path | None = None,
+    policy: PolicySource | None = None,
+    guard: Guard = Guard(),
     quiet: bool = False,
 ) -> Run:
-    """Check everything, create the run folder, run."""
+    """Check everything, create the run folder, run. It begins from the run `parent`, or from an outside `policy`."""
     recipes = [entry[1] for entry in (offline, online) if entry is not None]
     check_options(recipes, updates if offline else 1, online_steps if online else 1, seeds, evaluation)
+    check_values(asdict(guard))
     RunFolder.check_free(Path(out))
     environment_id = environment if isinstance(environment, str) else None
     data = load_shown(dataset, transitions, environment_id) if isinstance(dataset, str) else dataset
@@ -152,6 +158,7 @@ def start(
     if data is not None:
         environment = environment or data.environment_id
         kwargs = data.environment_kwargs if environment == data.environment_id else {}
+    outside = _accept(policy, data, environment, kwargs, recipes) if policy is not None else None
     config = make_config(
         offline=offline,
         online=online,
@@ -163,19 +170,52 @@ def start(
         seeds=seeds,
         evaluation=evaluation,
         parent=parent,
+        policy=outside.as_config() if outside else None,
+        guard=guard,
     )
     config["action_bounds"] = _action_bounds(data, environment, kwargs)
+    if outside and environment is not None:
+        spec, episodes = spec_of(data, environment, kwargs), evaluation.result_episodes
+        check_fit(data, spec, environment, kwargs)
+        mean, error = outside.score(environment, kwargs, spec, episodes, seeds[0])
+        config["policy"] |= {"return_mean": mean, "return_standard_error": error, "episodes": episodes}
+        if not quiet:
+            print(f"{outside.policy.description}: return {mean:.1f} ± {error:.1f} over {episodes} episodes", flush=True)
     folder = RunFolder.create(Path(out), config)
     try:
         if isinstance(dataset, Dataset) and not dataset.source:
             from segue.data.convert import convert
 
             convert(dataset, folder.path / DATASET_FILE)
+        if outside:
+            outside.keep(folder, data)
         execute(folder, data, environment if callable(environment) else None, quiet)
     except UserError:
         folder.discard_if_unused()
         raise
     return Run(folder.path)
+
+
+def _accept(
+    policy: PolicySource,
+    data: Dataset | None,
+    environment: EnvironmentMaker | None,
+    kwargs: dict[str, Any],
+    recipes: list[Recipe],
+) -> Outside:
+    if data is None and environment is None:
+        raise UserError("a policy from outside needs to know its task: give --dataset or --env")
+    outside = accept(policy, spec_of(data, environment, kwargs), _action_bounds(data, environment, kwargs))
+    if outside.native is None and data is None:
+        raise UserError(
+            f"{outside.policy.description} is known by its actions alone: give a dataset (--dataset), on whose "
+            "observations it can be cloned"
+        )
+    if outside.native is not None and recipes[0].normalize_observations:
+        raise UserError(
+            f"{outside.policy.description} sees observations as they are: leave --normalize-observations out"
+        )
+    return outside
 
 
 def check_options(
@@ -237,7 +277,7 @@ def train(
 
 
 def finetune(
-    run: Run | str | Path,
+    run: Run | str | Path | None = None,
     environment: EnvironmentMaker | None = None,
     *,
     out: str | Path,
@@ -246,12 +286,26 @@ def finetune(
     settings: dict[str, Any] | Recipe | None = None,
     dataset: str | Dataset | None = None,
     seeds: tuple[int, ...] | None = None,
+    policy: PolicySource | None = None,
     **options: Any,
 ) -> Run:
     """Go on from a run's last policy in `environment` for `steps` steps, by its own method or another.
 
-    The replay starts from `dataset`, by default the one that the run learned from.
+    The replay starts from `dataset`, by default the one that the run learned from. Without a run it goes on from
+    `policy`, by `method`: a function observation -> action, or a file of another program (`segue.policies`).
     """
+    if (run is None) == (policy is None):
+        raise UserError("finetune goes on from a run or from a policy: give one of the two")
+    if run is None:
+        if method is None:
+            raise UserError("a policy has no method of its own: name one with --method, such as o2sac or o2td3")
+        return start(
+            offline=None,
+            online=(method, continuing(make_recipe(method, None), settings or {}) if not isinstance(settings, Recipe)
+                    else settings),
+            dataset=dataset, environment=environment, out=out, online_steps=steps, seeds=seeds or (0,), policy=policy,
+            **options,
+        )  # fmt: skip
     parent = run if isinstance(run, Run) else Run(run)
     config = parent.folder.config
     before = config["online"] or config["offline"]

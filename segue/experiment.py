@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue import __version__, checkpoint
-from segue.core.learn import act_greedily, initial_state, make_keys
+from segue.core.learn import act_greedily, initial_state, make_keys, models_after
 from segue.core.phases import Phase, check
 from segue.core.types import Models, Spec
 from segue.data import Dataset, load_dataset
@@ -23,6 +23,8 @@ from segue.data.prepare import return_range_scale
 from segue.data.validate import check_environment
 from segue.environment import Environment, EnvironmentMaker, flatten
 from segue.errors import UserError
+from segue.guard import Guard, check_guard
+from segue.outside import outside_labels, outside_models
 from segue.preparation import Preparation
 from segue.recipes import recipe_type
 from segue.recipes.base import Recipe
@@ -58,8 +60,26 @@ def phases_of(config: dict[str, Any]) -> tuple[Phase, ...]:
     if config["offline"] is not None:
         phases += recipe_of(config["offline"]).offline_phases(config["updates"])
     if config["online"] is not None:
-        phases += (recipe_of(config["online"]).online_phase(config["online_steps"]),)
+        recipe = recipe_of(config["online"])
+        if config.get("handover"):
+            earlier, outside = before(config)
+            phases += recipe.handover_phases(form_after((*earlier, *phases), outside))
+        phases += (recipe.online_phase(config["online_steps"]),)
     return phases
+
+
+def before(config: dict[str, Any]) -> tuple[tuple[Phase, ...], dict[str, Any] | None]:
+    """The phases of a run's parents, and the outside policy that the first of them all began from, if any."""
+    if not config["parent"]:
+        return (), config.get("policy")
+    parent = RunFolder.open(Path(config["parent"]))
+    return all_phases(parent), before(parent.config)[1]
+
+
+def form_after(phases: tuple[Phase, ...], outside: dict[str, Any] | None) -> str | None:
+    """The form of the policy after `phases`; None if there is none, or one known by its actions alone."""
+    forms = [phase.algorithm.policy_kind for phase in phases if phase.algorithm.policy_kind]
+    return forms[-1] if forms else (outside or {}).get("form")
 
 
 def make_config(
@@ -74,6 +94,8 @@ def make_config(
     seeds: tuple[int, ...],
     evaluation: Evaluation,
     parent: Path | None = None,
+    policy: dict[str, Any] | None = None,
+    guard: Guard = Guard(),
 ) -> dict[str, Any]:
     """The resolved settings of a new run, as JSON. Raises UserError for phases that cannot follow each other."""
     names = list(dict.fromkeys(entry[0] for entry in (offline, online) if entry is not None))
@@ -90,29 +112,43 @@ def make_config(
         "updates": updates,
         "online_steps": online_steps,
         "evaluation": asdict(evaluation),
+        "policy": policy,
+        "guard": asdict(guard),
         "parent": str(parent.resolve()) if parent else None,
         "settings": settings,
         "versions": versions(),
         "command": shlex.join(["segue", *sys.argv[1:]]) if Path(sys.argv[0]).name == "segue" else "python",
     }
+    config["handover"] = online is not None and _last_method(config) not in (None, online[0])
     phases = phases_of(config)
     if not phases:
         raise UserError(f"{config['method']} learns online only: give --env and environment steps")
     config["phases"] = [
         {"name": p.name, "kind": "online" if p.online else "offline", "steps": p.steps} for p in phases
     ]
-    earlier = all_phases(RunFolder.open(parent)) if parent else ()
-    check((*earlier, *phases), set(), None)
+    earlier, outside = before(config)
+    form = (outside or {}).get("form")
+    check((*earlier, *phases), {"actor"} if form else set(), form)
+    check_guard(guard, phases[-1])
     if any(phase.online for phase in phases) and environment is None:
         raise UserError("an online phase needs an environment: give one with --env")
     return config
 
 
+def _last_method(config: dict[str, Any]) -> str | None:
+    """The method that made the policy that the online phase begins from; "" if another program did."""
+    if config["offline"]:
+        return str(config["offline"]["method"])
+    if not config["parent"]:
+        return "" if config["policy"] else None
+    parent = RunFolder.open(Path(config["parent"])).config
+    return str((parent["online"] or parent["offline"])["method"])
+
+
 def all_phases(folder: RunFolder) -> tuple[Phase, ...]:
     """The phases of a run, its parents' first."""
     config = folder.config
-    earlier = all_phases(RunFolder.open(Path(config["parent"]))) if config["parent"] else ()
-    return (*earlier, *phases_of(config))
+    return (*before(config)[0], *phases_of(config))
 
 
 def load_models(folder: RunFolder, phase_name: str | None = None) -> tuple[Models, Phase, Spec, Preparation]:
@@ -131,10 +167,9 @@ def load_models(folder: RunFolder, phase_name: str | None = None) -> tuple[Model
     path = folder.models_path(last.name)
     manifest = checkpoint.read_manifest(path)
     spec, keys = Spec(*manifest["spec"]), make_keys(tuple(config["seeds"]), 0)
-    models: Models = {}
+    models = outside_models(folder, spec, len(config["seeds"]))
     for phase in all_phases(folder):
-        state = jax.eval_shape(lambda m, p=phase: initial_state(p.algorithm, m, spec, keys), models)
-        models = models | phase.algorithm.export(state)
+        models = models_after(phase, models, spec, keys)
         if phase == last:
             break
     return checkpoint.load(path, models), last, spec, Preparation.from_dict(manifest["preparation"])
@@ -200,7 +235,8 @@ def execute(
         models = for_seeds(models, tuple(parent.config["seeds"]), seeds)
         first_phase = len(all_phases(parent))
     else:
-        spec = _spec(dataset, environment, config["environment_kwargs"])
+        spec = spec_of(dataset, environment, config["environment_kwargs"])
+        models = outside_models(folder, spec, len(seeds))
         preparation = preparation_of(recipe_of(config["offline"] or config["online"]), dataset, spec)
     if environment is not None:
         check_fit(dataset, spec, environment, config["environment_kwargs"])
@@ -217,6 +253,8 @@ def execute(
         first_phase=first_phase,
         evaluation=Evaluation(**config["evaluation"]),
         quiet=quiet,
+        labels=outside_labels(folder),
+        guard=Guard(**config.get("guard", {})),
     )
     return session.run()
 
@@ -250,7 +288,8 @@ def for_seeds(models: Models, have: tuple[int, ...], want: tuple[int, ...]) -> M
     return jax.tree.map(lambda x: np.asarray(x)[rows], models)
 
 
-def _spec(dataset: Dataset | None, environment: EnvironmentMaker | None, kwargs: dict[str, Any]) -> Spec:
+def spec_of(dataset: Dataset | None, environment: EnvironmentMaker | None, kwargs: dict[str, Any]) -> Spec:
+    """Sizes of the task, from its data or else its environment."""
     if dataset is not None:
         return Spec(dataset.observation_dim, dataset.action_dim)
     assert environment is not None

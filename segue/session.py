@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue import checkpoint
-from segue.core.learn import Program, act_greedily, diagnose, initial_state, make_keys, scored
+from segue.core.learn import Program, act_greedily, diagnose, initial_state, make_keys, models_after, scored
 from segue.core.phases import Phase
 from segue.core.replay import empty_rows
 from segue.core.types import Models, PyTree, Spec
@@ -133,15 +133,9 @@ class Session:
         self.records = [Record(**record) for record in manifest["records"]]
         index = manifest["phase"]
         for phase in self.phases[:index]:
-            template = self.models_template(phase, self.models)
+            template = models_after(phase, self.models, self.spec, make_keys(self.seeds, 0))
             self.models = checkpoint.load(self.folder.models_path(phase.name), template)
         return index, manifest | {"path": latest}
-
-    def models_template(self, phase: Phase, models: Models) -> Models:
-        """Shapes of the models after `phase`, given those before it."""
-        keys = make_keys(self.seeds, 0)
-        state = jax.eval_shape(lambda m: initial_state(phase.algorithm, m, self.spec, keys), models)
-        return models | phase.algorithm.export(state)
 
     # -- one phase
 

@@ -9,7 +9,7 @@ from importlib import import_module
 COMMANDS = {
     "demo": ("segue.cli.demo", "the whole job on built-in Hopper data in a few minutes: offline, online, report"),
     "train": ("segue.cli.train", "METHOD: learn a policy from a dataset (sac, td3: in an environment)"),
-    "finetune": ("segue.cli.train", "RUN: go on improving a trained policy in an environment"),
+    "finetune": ("segue.cli.train", "RUN or --policy FILE: go on improving a trained policy in an environment"),
     "run": ("segue.cli.train", "METHOD: offline, then online, in one run"),
     "evaluate": ("segue.cli.runs", "RUN: score a trained policy over fresh episodes"),
     "resume": ("segue.cli.runs", "RUN: go on after an interruption, from the last checkpoint"),

@@ -14,6 +14,7 @@ from segue.cli.options import parse
 from segue.cli.table import print_result
 from segue.errors import UserError
 from segue.experiment import recipe_of
+from segue.guard import Guard
 from segue.recipes import METHODS, preset_recipe, recipe_type
 from segue.recipes.base import Recipe
 from segue.run_folder import RunFolder
@@ -45,6 +46,7 @@ class FinetuneOptions(Common):
     """Online training from a run."""
 
     steps: int = DEFAULT_ONLINE_STEPS  # environment steps, warm-up included [250,000 in the SSAR paper]
+    guard: Guard = Guard()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class RunOptions(Common):
 
     steps: int = DEFAULT_UPDATES  # offline gradient updates [1,000,000 in the papers]
     online_steps: int = DEFAULT_ONLINE_STEPS  # environment steps, warm-up included [250,000 in the SSAR paper]
+    guard: Guard = Guard()
 
 
 def _split(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
@@ -60,6 +63,9 @@ def _split(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
     if argv and argv[0] in ("-h", "--help"):
         print(f"usage: segue {command} {what} [OPTIONS]\n\n{method_table()}\n")
         print(f"segue {command} {what} --help shows its options")
+        if what == "RUN":
+            print("segue finetune --policy FILE --method METHOD begins from a policy of another program: .onnx, a")
+            print("Stable-Baselines3 .zip, TorchScript .pt, or module:function (observation -> action)")
         raise SystemExit(0)
     if not argv or argv[0].startswith("-"):
         hint = f"choose one of {', '.join(METHODS)}" if what == "METHOD" else "name the folder of a run"
@@ -155,11 +161,16 @@ def plan_run(argv: list[str]) -> Plan:
     method, rest = _split("run", argv, "METHOD")
     offline, rest = _take(rest, "--offline")
     preset, rest = _take(rest, "--preset")
+    offline_preset, rest = _take(rest, "--offline-preset")
     recipe, first = preset_recipe(method, preset), None
-    if offline is not None and offline != method:
-        recipe, first = continuing(recipe, {}), (offline, preset_recipe(offline, None))
-    note = " --offline METHOD learns offline by another method first." + _preset_note(method)
     own = RunOptions(steps=_updates(method, preset))
+    if offline is not None and offline != method:
+        recipe, first = continuing(recipe, {}), (offline, preset_recipe(offline, offline_preset))
+        own = RunOptions(steps=_updates(offline, offline_preset))
+    elif offline_preset is not None:
+        raise UserError("--offline-preset belongs to the method of --offline: name one")
+    note = " --offline METHOD learns offline by another method first, with the settings of --offline-preset NAME."
+    note += _preset_note(method)
     options, settings = _parse(f"segue run {method}", own, recipe, rest, note)
     if options.dataset is None:
         raise UserError("run begins offline: give a dataset (--dataset)")
@@ -170,12 +181,28 @@ def plan_finetune(argv: list[str], before: tuple[str, Recipe], seeds: tuple[int,
     """What follows `segue finetune`, from a run of `seeds` that ended with the method `before`. Raises UserError."""
     path, rest = _split("finetune", argv, "RUN")
     method, rest = _take(rest, "--method")
+    preset, rest = _take(rest, "--preset")
     if method is None or method == before[0]:
         method, recipe = before
+        if preset is not None:
+            raise UserError(f"--preset: the run goes on with its own settings of {method}; change them one by one")
     else:
-        recipe = continuing(recipe_type(method)(), {})
-    note = " --method NAME goes on by another method than the run's own."
+        recipe = continuing(preset_recipe(method, preset), {})
+    note = " --method NAME goes on by another method than the run's own." + _preset_note(method)
     return Plan(method, *_parse(f"segue finetune {path}", FinetuneOptions(seeds=seeds), recipe, rest, note))
+
+
+def plan_policy(argv: list[str]) -> tuple[str, Plan]:
+    """What follows `segue finetune` where it goes on from a policy of another program: that, and the plan."""
+    policy, rest = _take(argv, "--policy")
+    method, rest = _take(rest, "--method")
+    preset, rest = _take(rest, "--preset")
+    assert policy is not None
+    if method is None:
+        raise UserError("a policy has no method of its own: name one with --method, such as o2sac or o2td3")
+    recipe = continuing(preset_recipe(method, preset), {})
+    note = f" Begins from the policy in {policy}.{_preset_note(method)}"
+    return policy, Plan(method, *_parse("segue finetune --policy FILE", FinetuneOptions(), recipe, rest, note))
 
 
 def train(argv: list[str]) -> int:
@@ -198,6 +225,8 @@ def run(argv: list[str]) -> int:
         options.dataset,
         out=_named(options, plan.method),
         offline=plan.offline[0] if plan.offline else None,
+        offline_settings=plan.offline[1] if plan.offline else None,
+        guard=options.guard,
         steps=options.steps,
         online_steps=options.online_steps,
         settings=plan.settings,
@@ -207,7 +236,9 @@ def run(argv: list[str]) -> int:
 
 
 def finetune(argv: list[str]) -> int:
-    """`segue finetune RUN`."""
+    """`segue finetune RUN`, or `segue finetune --policy FILE`."""
+    if any(word.split("=")[0] == "--policy" for word in argv):
+        return _finetune_policy(argv)
     path, _ = _split("finetune", argv, "RUN")
     parent = RunFolder.open(Path(path))
     before = parent.config["online"] or parent.config["offline"]
@@ -220,6 +251,23 @@ def finetune(argv: list[str]) -> int:
         method=plan.method,
         settings=plan.settings,
         dataset=options.dataset,
+        guard=options.guard,
+        **_common(options),
+    )
+    return print_result(result)
+
+
+def _finetune_policy(argv: list[str]) -> int:
+    policy, plan = plan_policy(argv)
+    options = plan.options
+    result = api_finetune(
+        policy=policy,
+        out=options.out or default_out(f"{Path(policy.split(':')[0]).stem}-{plan.method}"),
+        steps=options.steps,
+        method=plan.method,
+        settings=plan.settings,
+        dataset=options.dataset,
+        guard=options.guard,
         **_common(options),
     )
     return print_result(result)

@@ -24,6 +24,7 @@ class Algorithm(ABC, Generic[S]):
     gives: ClassVar[tuple[str, ...]] = ()  # roles that `export` returns
     columns: ClassVar[tuple[str, ...]] = ()  # entries of `Batch.extras` that it reads
     on_policy: ClassVar[bool] = False  # a batch is the latest `batch_size` steps in their order, not a sample
+    new_policy: ClassVar[bool] = False  # it makes a policy of its own form, whatever the form of the one before
     keeps_policy: ClassVar[bool] = False  # its policy is the one that it was given: scored once, not along the way
 
     batch_size: int

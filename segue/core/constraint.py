@@ -95,8 +95,9 @@ class Constraint:
             "penalty": divergence.mean(),
             "multiplier": c.multiplier,
             "threshold": self.threshold(c),
-            "reference_score": c.reference.score,
         }
+        if self.rule.reference == "best_evaluated":  # a snapshot has no score
+            metrics["reference_score"] = c.reference.score
         log_multiplier = chosen(c.due, stepped, c.log_multiplier)
         return replace(c, log_multiplier=log_multiplier, due=jnp.zeros_like(c.due)), metrics
 

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from segue.core.algorithm import Algorithm
+from segue.core.phases import Phase
 from segue.core.reference import chosen
 from segue.core.replay import Memory, Mix, Ring, draw_indices, gather
-from segue.core.types import Batch, Metrics, PyTree, Spec
+from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 
 
 class Program(NamedTuple):
@@ -228,3 +229,12 @@ def initial_state(algorithm: Algorithm, models: PyTree, spec: Spec, keys: Keys) 
     """
     state = over_seeds(lambda key, models: algorithm.init(models, spec, key), (keys.init, models), ())
     return jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), state)
+
+
+def models_after(phase: Phase, models: Models, spec: Spec, keys: Keys) -> Models:
+    """Shapes of the models after `phase`, given those (or their shapes) before it. Nothing is computed."""
+
+    def handed_on(models: Models) -> Models:
+        return phase.algorithm.export(initial_state(phase.algorithm, models, spec, keys))
+
+    return models | jax.eval_shape(handed_on, models)

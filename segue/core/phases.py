@@ -98,7 +98,8 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
                 remedy = "choose --selection return, or start from a run that selected by IQL's advantage"
             lacking = " and ".join(missing)
             raise UserError(f"phase '{phase.name}' needs {lacking}, which no earlier phase made: {remedy}")
-        if algorithm.policy_kind and policy_kind and algorithm.policy_kind != policy_kind:
+        other = algorithm.policy_kind and policy_kind and algorithm.policy_kind != policy_kind
+        if policy_kind and other and not algorithm.new_policy:
             fitting = FITTING[policy_kind]
             raise UserError(
                 f"phase '{phase.name}' ({type(algorithm).__name__}) continues a {algorithm.policy_kind} policy, but "
@@ -106,8 +107,8 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
             )
         if phase.mix == "rollout" and phase.online and phase.online.replay != "none":
             raise UserError(
-                f"phase '{phase.name}' ({type(algorithm).__name__}) learns from its own latest steps and has no replay: "
-                "leave --replay out, or choose o2sac or o2td3"
+                f"phase '{phase.name}' ({type(algorithm).__name__}) learns from its own latest steps and has no "
+                "replay: leave --replay out, or choose o2sac or o2td3"
             )
         if phase.steps < 1:
             raise UserError(f"phase '{phase.name}' has {phase.steps} steps; it needs at least 1")

@@ -86,6 +86,7 @@ class Clone(Algorithm[State]):
     policy_update_interval: int = 1  # there is no critic [every update is a policy step]
 
     gives = ("actor", "updates")
+    new_policy = True
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # what it needs depends on the teacher

@@ -11,6 +11,7 @@ from segue.recipes.bc import BCRecipe
 from segue.recipes.cql import CalQLRecipe, CQLRecipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
 from segue.recipes.iql import IQLRecipe
+from segue.recipes.ocr_cft import O2PPORecipe, O2SACRecipe, O2TD3Recipe
 from segue.recipes.ppo import PPORecipe
 from segue.recipes.rebrac import ReBRACRecipe
 from segue.recipes.spot import SPOTRecipe
@@ -29,6 +30,9 @@ METHODS: dict[str, type[Recipe]] = {
     "cql": CQLRecipe,
     "cql_ssar": SSARCQLRecipe,
     "cal_ql": CalQLRecipe,
+    "o2sac": O2SACRecipe,
+    "o2td3": O2TD3Recipe,
+    "o2ppo": O2PPORecipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
     "ppo": PPORecipe,

@@ -9,12 +9,14 @@ from segue.core.phases import Online, Phase, ReplayStart
 from segue.methods.sac import SAC
 from segue.methods.td3 import TD3
 from segue.recipes.base import Recipe
+from segue.recipes.handover import Handover, sac_handover, td3_handover
 
 
 @dataclass(frozen=True, kw_only=True)
 class _OnlineRecipe(Recipe):
     needs_dataset: ClassVar[bool] = False
 
+    handover: Handover = Handover()
     normalize_observations: bool = False  # (s - mean) / (std + 0.001), dataset's statistics [neither paper does]
     replay: ReplayStart = "none"  # online batches: all the dataset, half of each, its best part, none [no dataset here]
     warmup_steps: int = 10_000  # steps that only act and store [public SAC implementations; 25,000 in TD3's paper]
@@ -38,6 +40,10 @@ class SACRecipe(_OnlineRecipe):
 
     algorithm: SAC = SAC()
 
+    def handover_phases(self, before: str | None) -> tuple[Phase, ...]:
+        """As O2SAC's, if asked for."""
+        return sac_handover(self.handover, before, self.algorithm, critic_hidden_sizes=self.algorithm.hidden_sizes)
+
     def online_phase(self, env_steps: int) -> Phase:
         """SAC in the environment."""
         return Phase("online", self.algorithm, online=self._schedule(env_steps))
@@ -52,6 +58,10 @@ class TD3Recipe(_OnlineRecipe):
     paper: ClassVar[str] = "Fujimoto et al. 2018, arXiv:1802.09477"
 
     algorithm: TD3 = TD3()
+
+    def handover_phases(self, before: str | None) -> tuple[Phase, ...]:
+        """As O2TD3's, if asked for."""
+        return td3_handover(self.handover, before, self.algorithm, critic_hidden_sizes=self.algorithm.hidden_sizes)
 
     def online_phase(self, env_steps: int) -> Phase:
         """TD3 in the environment."""

@@ -9,6 +9,7 @@ from segue.core.phases import Online, Phase, ReplayStart
 from segue.errors import UserError
 from segue.methods.ppo import PPO
 from segue.recipes.base import Recipe
+from segue.recipes.handover import ValueHandover, ppo_handover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class PPORecipe(Recipe):
     needs_dataset: ClassVar[bool] = False
 
     algorithm: PPO = PPO()
+    handover: ValueHandover = ValueHandover()
     normalize_observations: bool = False  # (s - mean) / (std + 0.001), dataset's statistics [ours: none from scratch]
     replay: ReplayStart = "none"  # fixed: it learns from its latest rollout alone [Algorithm 1]
     warmup_steps: int = 0  # fixed: it learns from every step [Algorithm 1]
@@ -30,13 +32,21 @@ class PPORecipe(Recipe):
         """None: it learns online."""
         return ()
 
+    def handover_phases(self, before: str | None) -> tuple[Phase, ...]:
+        """As O2PPO's, if asked for."""
+        return ppo_handover(self.handover, before, self.algorithm, scaled=False)
+
     def online_phase(self, env_steps: int) -> Phase:
-        """PPO in the environment. Raises UserError for settings that a method without replay has no use for."""
-        if self.warmup_steps or self.updates_per_step:
-            raise UserError(
-                "PPO learns from every step, once every --batch-size steps: leave --warmup-steps and "
-                "--updates-per-step out"
-            )
+        """PPO in the environment."""
         last = self.algorithm.learning_rate_decay_steps or env_steps
-        schedule = Online(env_steps, updates_per_step=1 / self.algorithm.batch_size, replay=self.replay)
-        return Phase("online", replace(self.algorithm, learning_rate_decay_steps=last), online=schedule)
+        algorithm = replace(self.algorithm, learning_rate_decay_steps=last)
+        return Phase("online", algorithm, online=rollouts(self, algorithm.batch_size, env_steps))
+
+
+def rollouts(recipe: Recipe, length: int, env_steps: int) -> Online:
+    """One update after every `length` steps. Raises UserError for settings that it has no use for."""
+    if recipe.warmup_steps or recipe.updates_per_step:
+        raise UserError(
+            "PPO learns from every step, once every --batch-size steps: leave --warmup-steps and --updates-per-step out"
+        )
+    return Online(env_steps, updates_per_step=1 / length, replay=recipe.replay)

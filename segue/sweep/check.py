@@ -16,7 +16,7 @@ from segue.core.phases import check as check_phases
 from segue.data.load import split_options
 from segue.data.recipes import recipe
 from segue.errors import UserError
-from segue.experiment import load_shown
+from segue.experiment import form_after, load_shown
 from segue.recipes.base import Recipe
 from segue.sweep.child import stop_with
 
@@ -39,7 +39,7 @@ def check_line(line: Line) -> Data | None:
         recipes = [plan.settings, *([plan.offline[1]] if plan.offline else [])]
         online_steps = getattr(options, "online_steps", options.steps)
         check_options(recipes, options.steps, online_steps, options.seeds, options.evaluation)
-        phases += _phases(command, plan)
+        phases += _phases(command, plan, phases, before)
         before = (plan.method, plan.settings)
         if options.dataset:
             data = (options.dataset, options.transitions, options.env)
@@ -47,15 +47,23 @@ def check_line(line: Line) -> Data | None:
     return data
 
 
-def _phases(command: str, plan: Plan) -> tuple[Phase, ...]:
+def _phases(
+    command: str, plan: Plan, so_far: tuple[Phase, ...], before: tuple[str, Recipe] | None
+) -> tuple[Phase, ...]:
+    """Of one command, after the phases of those before it."""
     steps = plan.options.steps
     name, first = plan.offline or (plan.method, plan.settings)
     if command == "finetune" or (command == "train" and not first.needs_dataset):
-        return (plan.settings.online_phase(steps),)
+        changed = before is not None and before[0] != plan.method
+        handover = plan.settings.handover_phases(form_after(so_far, None)) if changed else ()
+        return (*handover, plan.settings.online_phase(steps))
     if not first.needs_dataset:
         raise UserError(f"{name} has no offline phase: name one with `offline` under `settings`")
-    online = (plan.settings.online_phase(plan.options.online_steps),) if command == "run" else ()
-    return (*first.offline_phases(steps), *online)
+    offline = first.offline_phases(steps)
+    if command == "train":
+        return offline
+    handover = plan.settings.handover_phases(form_after(offline, None)) if plan.offline else ()
+    return (*offline, *handover, plan.settings.online_phase(plan.options.online_steps))
 
 
 def _main(parent: int, make_data: bool) -> int:
