@@ -294,8 +294,9 @@ def test_the_pipeline_equals_the_record(capsys: pytest.CaptureFixture[str]) -> N
     """The phases hand over what they export: critics with moments and lagging targets, then the targets' copies."""
     record = Record("ocr_cft/o2td3_pipeline")
     made = {"re-evaluation": reevaluation, "alignment": alignment, "fine-tuning": fine_tuning}
-    models, s, phase = models_of(record), None, None
+    models, phase = models_of(record), None
     algorithm: Any = None
+    s: Any = None
     for step, name in enumerate(record.hparams["phases"], 1):
         if name != phase:
             models = models | (algorithm.export(s) if algorithm else {})
@@ -384,9 +385,10 @@ def test_a_whole_run_equals_the_record(capsys: pytest.CaptureFixture[str]) -> No
         preparation = Preparation.of_dataset(record.file["dataset/observations"], True, 1.0, 0.0)
         np.testing.assert_allclose(preparation.mean, record["observation_mean"], rtol=FLOAT32)
         np.testing.assert_allclose(preparation.std, record["observation_std"], rtol=FLOAT32)
-        obs, action, reward, next_obs, terminal = (record.file[f"dataset/{name}"] for name in FIELDS)
-        prepared = [preparation.observation(obs), action, reward, preparation.observation(next_obs), terminal]
-        data = Batch(*(jnp.asarray(x, jnp.float32) for x in prepared), extras={})
+        columns: Any = [record.file[f"dataset/{name}"] for name in FIELDS]
+        columns[0], columns[3] = (preparation.observation(columns[i]) for i in (0, 3))
+        obs, action, reward, next_obs, terminal = (jnp.asarray(x, jnp.float32) for x in columns)
+        data = Batch(obs, action, reward, next_obs, terminal, extras={})
         sampled = iter(record["draws/replay_indices"])
         course, models = Course(record, preparation), models_of(record)
         course.greedy = jax.jit(lambda actor, obs: actor(obs))
@@ -419,7 +421,8 @@ def test_a_whole_run_equals_the_record(capsys: pytest.CaptureFixture[str]) -> No
             loop.state = scored(loop.program.algorithm, loop.state, np.asarray([score]))
             return loop.program.algorithm.export(jax.tree.map(lambda x: x[0], loop.state))
 
-        metrics, episodes = [], []
+        metrics = []
+        episodes: list[dict[str, Any]] = []
         with patch("segue.core.learn.draw_indices", recorded_rows):
             loop.begin()
             check_networks(record, "after_alignment", evaluate())
