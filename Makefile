@@ -10,6 +10,8 @@ SUPPORTED := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info >= (3,
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ALL := .venv/$(VERSION)-all
+ALL_READY := $(ALL)/.ready
 PEER := .venv/d3rlpy
 PEER_READY := $(PEER)/.ready
 IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
@@ -20,7 +22,8 @@ PIP_INSTALL := -m pip install -q --disable-pip-version-check
 
 help:
 	@echo 'make demo      offline training, online fine-tuning and a report, on built-in Hopper data'
-	@echo 'make test      the tests, without the slow ones (make test-all: every test)'
+	@echo 'make test      the tests, without the slow ones'
+	@echo 'make test-all  every test, with torch and Stable-Baselines3 in an environment of their own'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     speed and memory, beside the matrix rate of this machine and d3rlpy'
 	@echo 'make bench-gpu seconds for 1,000,000 updates on this machine'"'"'s GPU'
@@ -34,8 +37,8 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow'
 
-test-all: $(READY)
-	@$(BIN)/python -m pytest $(IN_PARALLEL)
+test-all: $(ALL_READY)
+	@$(ALL)/bin/python -m pytest $(IN_PARALLEL)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
@@ -67,6 +70,14 @@ $(READY): pyproject.toml constraints.txt | python
 	@echo 'Setting up $(VENV) (once; about a minute)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(ALL_READY): pyproject.toml constraints.txt tools/foreign-requirements.txt | python
+	@echo 'Setting up $(ALL) with torch and Stable-Baselines3 (once; some minutes)'
+	@$(PYTHON) -m venv $(ALL)
+	@grep -v '^#' tools/foreign-requirements.txt | while read -r line; do \
+		$(ALL)/bin/python $(PIP_INSTALL) "$$line" || exit 1; done
+	@$(ALL)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # A requirement a line and one install each: torch has to be there before d3rlpy asks for it.
