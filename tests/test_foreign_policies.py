@@ -176,9 +176,11 @@ def test_a_function_of_one_observation_or_of_many(function: Any, calls: int) -> 
 
 def test_as_many_actions_as_observations_are_not_mixed_up() -> None:
     """Of a square batch, rows and columns look alike."""
-    policy = load_foreign_policy(lambda obs: np.stack([obs[1], obs[0]]), [-9, -9], [9, 9])
-    obs = np.asarray([[1, 2], [3, 4]], np.float32)
-    np.testing.assert_array_equal(policy.act(obs), [[2, 1], [4, 3]])
+    obs = np.asarray([[1, 2], [3, 4], [5, 6]], np.float32)
+    for order in ([0, 1], [1, 0]):
+        policy = load_foreign_policy(lambda obs, order=order: np.stack([obs[i] for i in order]), [-9, -9], [9, 9])
+        for rows in (2, 3):
+            np.testing.assert_array_equal(policy.act(obs[:rows]), obs[:rows, order])
 
 
 def test_functions_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,11 +270,12 @@ def test_names_that_a_file_of_tensors_needs_call_nothing(tmp_path: Path) -> None
     refused(with_pickle(tmp_path, lambda _: pickle.dumps({"a": 1}, 2)), "no state dict")
 
 
-def test_tensors_larger_than_their_numbers(tmp_path: Path) -> None:
-    """A size of 100 for 8 numbers, where they are a bias: its tuple is (8,)."""
-    small, large = b"K\x00K\x08\x85", b"K\x00K\x64\x85"
-    path = with_pickle(tmp_path, lambda old: old.replace(small, large))
-    refused(path, "damaged")
+@pytest.mark.parametrize("stride", [b"\x01", b"\x00"])
+def test_tensors_larger_than_their_numbers(stride: bytes, tmp_path: Path) -> None:
+    """A size of 100 for a bias of 8 numbers; with a stride of 0 as little as one number could fill any memory."""
+    size_and_stride = re.compile(rb"K\x08\x85(q.|r....)K\x01\x85", re.DOTALL)
+    path = with_pickle(tmp_path, lambda old: size_and_stride.sub(b"Kd\x85\\1K" + stride + b"\x85", old))
+    refused(path, "the numbers of a tensor are missing")
 
 
 @pytest.mark.parametrize("name", ["sac.zip", "ppo.zip"])
@@ -397,7 +400,7 @@ def test_several_actions_with_bounds_of_their_own(tmp_path: Path) -> None:
 
     class Task(gym.Env):
         observation_space = gym.spaces.Box(-np.inf, np.inf, (3,))
-        action_space = gym.spaces.Box(np.float32([-1, -2]), np.float32([2, 0.5]))
+        action_space = gym.spaces.Box(np.asarray([-1, -2], np.float32), np.asarray([2, 0.5], np.float32))
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             return np.zeros(3, np.float32), {}
@@ -419,8 +422,38 @@ def test_several_actions_with_bounds_of_their_own(tmp_path: Path) -> None:
             fraction = (action_of(actor, jnp.asarray(obs), jnp.zeros((50, 2))) + 1) / 2
             actions = space.low + fraction * (space.high - space.low)
             np.testing.assert_allclose(actions, wanted, rtol=0, atol=1e-5, err_msg=f"{kind} {policy_kwargs}")
-    for kind, policy_kwargs in (("SAC", {"use_sde": True}), ("PPO", {"use_sde": True})):
-        agent = getattr(sb3, kind)("MlpPolicy", Task(), device="cpu", **policy_kwargs)
-        agent.save(tmp_path / "sde.zip")
-        with pytest.raises(UserError, match="use_sde"):
-            load_foreign_policy(tmp_path / "sde.zip", space.low, space.high)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("kind", "policy", "words"),
+    [
+        ("SAC", "MlpPolicy", "use_sde"),
+        ("PPO", "MlpPolicy", "use_sde"),
+        ("SAC", "MultiInputPolicy", "MultiInputPolicy"),
+        ("PPO", "MultiInputPolicy", "MultiInputPolicy"),
+        ("TD3", "CnnPolicy", "CnnPolicy"),
+        ("A2C", "CnnPolicy", "CnnPolicy"),
+        ("PPO", "discrete", "discrete"),
+        ("DQN", "discrete", "SAC, TD3, DDPG, PPO or A2C"),
+    ],
+)
+def test_what_stable_baselines3_writes_of_other_kinds(kind: str, policy: str, words: str, tmp_path: Path) -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    import gymnasium as gym
+
+    vector = gym.spaces.Box(-1, 1, (4,))
+    spaces: dict[str, Any] = {
+        "MultiInputPolicy": gym.spaces.Dict({"observation": vector}),
+        "CnnPolicy": gym.spaces.Box(0, 255, (36, 36, 1), np.uint8),
+    }
+    task: Any = gym.Env()
+    task.observation_space = spaces.get(policy, vector)
+    task.action_space = gym.spaces.Discrete(2) if policy == "discrete" else gym.spaces.Box(-3, 3, (1,))
+    settings: dict[str, Any] = {"use_sde": True} if words == "use_sde" else {}
+    if kind in ("SAC", "TD3", "DQN"):
+        settings["buffer_size"] = 10
+    agent = getattr(sb3, kind)(policy if policy in spaces else "MlpPolicy", task, device="cpu", **settings)
+    agent.save(tmp_path / "agent.zip")
+    refused(tmp_path / "agent.zip", words)

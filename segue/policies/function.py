@@ -49,7 +49,7 @@ def find(reference: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not callable(found):
         raise UserError(f"{reference}: {place} has no function '{name}'")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def load(function: Callable[..., Any], name: str, low: np.ndarray, high: np.ndarray) -> ForeignPolicy:

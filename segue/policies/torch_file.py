@@ -42,7 +42,7 @@ class Storage(NamedTuple):
 
     kind: str
     key: str
-    count: int
+    length: int
 
 
 class Tensor(NamedTuple):
@@ -156,7 +156,7 @@ def _made(called: Any, arguments: Any) -> Any:
 def _numbers(archive: zipfile.ZipFile, folder: str, order: str, tensor: Tensor) -> np.ndarray:
     storage, offset, size, stride = tensor
     flat = np.frombuffer(archive.read(f"{folder}data/{storage.key}"), order + storage.kind)
-    if len(size) != len(stride) or len(flat) != storage.count or max((math.prod(size), *size)) > storage.count:
+    if len(size) != len(stride) or len(flat) != storage.length or max((math.prod(size), *size)) > storage.length:
         raise ValueError("the numbers of a tensor are missing")
     index = np.full(size, offset)
     for axis, (length, step) in enumerate(zip(size, stride, strict=True)):
