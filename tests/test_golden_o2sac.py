@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -141,8 +142,15 @@ def begin(algorithm: Phase, models: Models) -> Any:
     return state
 
 
+def batch_from(columns: Iterable[np.ndarray]) -> Batch:
+    """Transitions of the columns in their order."""
+    obs, action, reward, next_obs, terminal = (jnp.asarray(x, float) for x in columns)
+    return Batch(obs, action, reward, next_obs, terminal, {})
+
+
 def batch_of(record: Record, step: int) -> Batch:
-    return Batch(*(jnp.asarray(record[f"step_{step}/batch/{field}"]) for field in FIELDS), extras={})
+    """The batch of update `step`."""
+    return batch_from(record[f"step_{step}/batch/{field}"] for field in FIELDS)
 
 
 def draws_of(record: Record, step: int) -> Any:
@@ -161,8 +169,14 @@ def critic_losses(q: jax.Array, y: jax.Array) -> Metrics:
     return found
 
 
+def sampled(policy: Model, obs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Actions and their log-densities."""
+    mean, log_std = policy(obs)
+    return sample_tanh_gaussian(mean, log_std, noise)
+
+
 def of_reevaluation(algorithm: SACReevaluation, s: State, batch: Batch, noise: jax.Array) -> Metrics:
-    action, log_prob = sample_tanh_gaussian(*s.actor(batch.next_obs), noise)
+    action, log_prob = sampled(s.actor, batch.next_obs, noise)
     value = s.critic.slow(batch.next_obs, action).min(0)
     soft = value - jnp.exp(s.temperature()) * log_prob
     found = {"next_actions": action, "next_log_prob": log_prob, "next_min_target_q": value, "next_soft_target_q": soft}
@@ -170,8 +184,8 @@ def of_reevaluation(algorithm: SACReevaluation, s: State, batch: Batch, noise: j
 
 
 def of_alignment(algorithm: SACAlignment, s: State, batch: Batch, draws: AlignmentDraws) -> Metrics:
-    action, _ = sample_tanh_gaussian(*s.actor(batch.obs), draws.alignment_noise)
-    policy_action, log_prob = sample_tanh_gaussian(*s.actor(batch.obs), draws.policy_noise)
+    action, _ = sampled(s.actor, batch.obs, draws.alignment_noise)
+    policy_action, log_prob = sampled(s.actor, batch.obs, draws.policy_noise)
     best, anchor, y = algorithm.targets(s, batch.obs, action)
     mean, log_std = s.reference.policy(batch.obs)
     of_best, of_action = (data_log_density(x, mean, log_std).sum(-1) for x in (best, action))
@@ -301,8 +315,9 @@ def test_the_pipeline_equals_the_record(capsys: pytest.CaptureFixture[str]) -> N
     """The phases hand over what they export: critics with moments and lagging targets, then the targets' copy."""
     record = Record("ocr_cft/o2sac_pipeline")
     made = {"re-evaluation": reevaluation, "alignment": alignment, "fine-tuning": fine_tuning}
-    models, s, phase = models_of(record), None, None
+    models, phase = models_of(record), None
     algorithm: Any = None
+    s: Any = None
     for step, name in enumerate(record.hparams["phases"], 1):
         if name != phase:
             models = models | (algorithm.export(s) if algorithm else {})
@@ -370,7 +385,7 @@ def online_loop(record: Record, models: Models, preparation: Preparation, offlin
     class Scripted(ConstrainedSAC):
         def act(self, s: Any, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
             assert explore
-            return sample_tanh_gaussian(*s.actor(obs), action_noise[s.constraint.env_step])[0]
+            return sampled(s.actor, obs, action_noise[s.constraint.env_step])[0]
 
         def update(self, s: Any, batch: Batch, draws: Any, policy_step: bool) -> tuple[ConstrainedState, Metrics]:
             i = s.updates - start
@@ -413,14 +428,14 @@ def test_a_whole_run_equals_the_record(capsys: pytest.CaptureFixture[str]) -> No
         np.testing.assert_allclose(preparation.mean, record["observation_mean"], rtol=FLOAT32)
         np.testing.assert_allclose(preparation.std, record["observation_std"], rtol=FLOAT32)
         obs, action, reward, next_obs, terminal = (record.file[f"dataset/{name}"] for name in FIELDS)
-        prepared = [preparation.observation(obs), action, reward, preparation.observation(next_obs), terminal]
-        data = Batch(*(jnp.asarray(x, jnp.float32) for x in prepared), extras={})
-        sampled = [Batch(*(x[rows] for x in data[:5]), extras={}) for rows in record["draws/replay_indices"]]
+        columns = preparation.observation(obs), action, reward, preparation.observation(next_obs), terminal
+        data = batch_from(columns)
+        batches = [batch_from([x[rows] for x in columns]) for rows in record["draws/replay_indices"]]
         course, models = Course(record, preparation), models_of(record)
 
         def learned(algorithm: Phase, s: Any, first: int, draws: list[Any]) -> tuple[Any, list[Metrics]]:
             metrics = []
-            for batch, noise in zip(sampled[first:], draws, strict=False):
+            for batch, noise in zip(batches[first:], draws, strict=False):
                 s, found = watched(algorithm, s, batch, noise)
                 metrics.append(found)
                 if isinstance(algorithm, SACAlignment):

@@ -174,7 +174,8 @@ class SACReevaluation(SoftActorCritic[State]):
     def update(self, s: State, batch: Batch, draws: jax.Array, policy_step: bool) -> tuple[State, Metrics]:
         """Critics, then their targets."""
         alpha = jnp.exp(s.temperature())  # []
-        action, log_prob = sample_tanh_gaussian(*s.actor(batch.next_obs), draws)  # [B, A], [B]
+        mean, log_std = s.actor(batch.next_obs)  # [B, A]
+        action, log_prob = sample_tanh_gaussian(mean, log_std, draws)  # [B, A], [B]
         next_value = s.critic.slow(batch.next_obs, action).min(0) - alpha * log_prob  # [B]
         critic, metrics = critic_step(s.critic, batch, td_target(batch, self.discount, next_value))
         s = replace(s, critic=critic.track(self.target_update_rate), updates=s.updates + 1)
@@ -263,7 +264,8 @@ class SACAlignment(SoftActorCritic[State]):
             return after, metrics
 
         def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
-            action, log_prob = sample_tanh_gaussian(*actor(batch.obs), draws.policy_noise)  # [B, A], [B]
+            mean, log_std = actor(batch.obs)  # [B, A]
+            action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
             q = s.critic(batch.obs, action).min(0)  # [B]
             return (alpha * log_prob - q).mean(), log_prob.mean()
 
