@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize("method", [pytest.param("o2sac", marks=SLOW), "o2td3", pytest.param("o2ppo", marks=SLOW)])
 def test_a_function_is_cloned_and_goes_on(method: str, tmp_path: Path) -> None:
-    run = finetune(balancing, method, tmp_path / "run", clone_updates=400 if method == "o2td3" else 4)
+    long = {"clone_updates": 2_000, "batch_size": 64} if method == "o2td3" else {}
+    run = finetune(balancing, method, tmp_path / "run", **long)
     names = [phase["name"] for phase in run.summary["phases"]]
     assert names[0] == "clone" and names[-1] == "online"
     assert run.folder.config["policy"]["return_mean"] > 100  # its own score, beside the clone's
@@ -55,8 +57,8 @@ def test_a_function_is_cloned_and_goes_on(method: str, tmp_path: Path) -> None:
 def test_it_resumes_without_the_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from segue.stop import Interrupted, StopSignals
 
-    questions: list[None] = []
-    monkeypatch.setattr(StopSignals, "requested", lambda self: questions.append(None) or len(questions) >= 5)
+    questions = count(1)
+    monkeypatch.setattr(StopSignals, "requested", lambda self: next(questions) >= 5)
     with pytest.raises(Interrupted):
         finetune(balancing, "o2td3", tmp_path / "run")
     monkeypatch.undo()
@@ -68,7 +70,7 @@ def test_it_resumes_without_the_function(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("file", "method", "phases"), [
-    ("td3.zip", "o2td3", ["re-evaluation", "alignment", "online"]),
+    pytest.param("td3.zip", "o2td3", ["re-evaluation", "alignment", "online"], marks=SLOW),
     pytest.param("sac.zip", "o2td3", ["clone", "re-evaluation", "alignment", "online"], marks=SLOW),
     ("ppo.zip", "o2ppo", ["clone", "re-evaluation", "online"]),
 ])  # fmt: skip
