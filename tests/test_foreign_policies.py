@@ -398,6 +398,8 @@ def test_several_actions_with_bounds_of_their_own(tmp_path: Path) -> None:
     import gymnasium as gym
     import torch
 
+    torch.set_num_threads(1)
+
     class Task(gym.Env):
         observation_space = gym.spaces.Box(-np.inf, np.inf, (3,))
         action_space = gym.spaces.Box(np.asarray([-1, -2], np.float32), np.asarray([2, 0.5], np.float32))
@@ -442,7 +444,9 @@ def test_several_actions_with_bounds_of_their_own(tmp_path: Path) -> None:
 def test_what_stable_baselines3_writes_of_other_kinds(kind: str, policy: str, words: str, tmp_path: Path) -> None:
     sb3 = pytest.importorskip("stable_baselines3")
     import gymnasium as gym
+    import torch
 
+    torch.set_num_threads(1)
     vector = gym.spaces.Box(-1, 1, (4,))
     spaces: dict[str, Any] = {
         "MultiInputPolicy": gym.spaces.Dict({"observation": vector}),

@@ -104,6 +104,7 @@ def forget_this_machine(path: Path) -> None:
 
 def make(out: Path, steps: int) -> None:
     """Write every file to the folder `out`."""
+    torch.set_num_threads(1)  # on a busy machine threads would wait for each other for minutes
     out.mkdir(parents=True, exist_ok=True)
     env = gym.make(ENVIRONMENT)
     agents = {name: agent(env).learn(steps) for name, agent in AGENTS.items()}
