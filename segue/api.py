@@ -180,7 +180,8 @@ def start(
         mean, error = outside.score(environment, kwargs, spec, episodes, seeds[0])
         config["policy"] |= {"return_mean": mean, "return_standard_error": error, "episodes": episodes}
         if not quiet:
-            print(f"{outside.policy.description}: return {mean:.1f} ± {error:.1f} over {episodes} episodes", flush=True)
+            policy_score = f"return {mean:.1f} ± {error:.1f} over {episodes} episodes"
+            print(f"{outside.policy.name} ({outside.policy.description}): {policy_score}", flush=True)
     folder = RunFolder.create(Path(out), config)
     try:
         if isinstance(dataset, Dataset) and not dataset.source:
@@ -208,12 +209,12 @@ def _accept(
     outside = accept(policy, spec_of(data, environment, kwargs), _action_bounds(data, environment, kwargs))
     if outside.native is None and data is None:
         raise UserError(
-            f"{outside.policy.description} is known by its actions alone: give a dataset (--dataset), on whose "
+            f"{outside.policy.name} is known by its actions alone: give a dataset (--dataset), on whose "
             "observations it can be cloned"
         )
     if outside.native is not None and recipes[0].normalize_observations:
         raise UserError(
-            f"{outside.policy.description} sees observations as they are: leave --normalize-observations out"
+            f"{outside.policy.name} sees observations as they are: leave --normalize-observations out"
         )
     return outside
 

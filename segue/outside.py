@@ -17,7 +17,6 @@ from segue.core.model import Adam, Model
 from segue.core.types import Models, Spec
 from segue.data import Dataset
 from segue.environment import EnvironmentMaker
-from segue.errors import UserError
 from segue.evaluate import Evaluator
 from segue.nets.policies import DeterministicPolicy, TanhGaussianPolicy
 from segue.policies import ForeignPolicy, labels, load_foreign_policy
@@ -46,7 +45,12 @@ class Outside:
     def as_config(self) -> dict[str, Any]:
         """What `config.json` says of it."""
         sizes = None if self.native is None else list(self.native.net.hidden_sizes)
-        return {"source": self.policy.description, "form": self.form, "hidden_sizes": sizes}
+        return {
+            "source": self.policy.name,
+            "description": self.policy.description,
+            "form": self.form,
+            "hidden_sizes": sizes,
+        }
 
     def score(
         self, environment: EnvironmentMaker, kwargs: dict[str, Any], spec: Spec, episodes: int, seed: int
@@ -78,12 +82,8 @@ def accept(source: PolicySource, spec: Spec, bounds: list[list[float]]) -> Outsi
     """Read a policy. Raises UserError if it cannot be read, or is not of the sizes of the task."""
     low, high = np.asarray(bounds[0]), np.asarray(bounds[1])
     policy = load_foreign_policy(source, low, high)
-    native = policy.native()
-    action = np.asarray(policy.act(np.zeros((1, spec.observation_dim), np.float32)))
-    if action.shape != (1, spec.action_dim):
-        raise UserError(f"{policy.description} makes actions of shape {list(action.shape[1:])}, the task has "
-                        f"{spec.action_dim}: give a policy of this task")  # fmt: skip
-    return Outside(policy, native, low, high)
+    policy.act(np.zeros((1, spec.observation_dim), np.float32))  # which checks both sizes
+    return Outside(policy, policy.native(), low, high)
 
 
 def outside_models(folder: RunFolder, spec: Spec, seeds: int) -> Models:

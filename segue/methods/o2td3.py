@@ -38,6 +38,7 @@ from segue.core.model import Adam, Model
 from segue.core.reference import NO_SCORE, Reference, starting_reference
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.losses import td_target
+from segue.methods.o2sac import critic_step
 from segue.nets.networks import Critics, Orthogonal
 from segue.nets.policies import DeterministicPolicy
 
@@ -81,17 +82,6 @@ def fresh_critics(spec: Spec, hidden_sizes: tuple[int, ...], layer_norm: bool) -
 def smoothed(action: jax.Array, noise: jax.Array, std: float, clip: float) -> jax.Array:
     """`action` with clipped noise, in [-1, 1]; `noise` is standard normal. All [B, A]."""
     return jnp.clip(action + jnp.clip(std * noise, -clip, clip), -1, 1)
-
-
-def critic_step(critic: Model, batch: Batch, y: jax.Array) -> tuple[Model, Metrics]:
-    """One step of both critics towards `y` [B] at the batch's actions; the target is as it was."""
-
-    def loss(critic: Model) -> tuple[jax.Array, jax.Array]:
-        q = critic(batch.obs, batch.action)  # [2, B]
-        return jnp.square(q - y).mean(-1).sum(), q[0].mean()
-
-    critic, value, q_mean = critic.descend(loss)
-    return critic, {"critic_loss": value, "critic_1_mean": q_mean, "target_value_mean": y.mean()}
 
 
 class DeterministicActorCritic(Algorithm[S]):

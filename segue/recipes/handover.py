@@ -57,24 +57,24 @@ def cloning(form: Form, before: str | None, updates: int, batch_size: int) -> tu
 
 def sac_handover(handover: Handover, before: str | None, algorithm: Algorithm, **settings: Any) -> tuple[Phase, ...]:
     """To a method with a squashed Gaussian policy and soft critics; `settings` go before what `algorithm` shares."""
-    phases = cloning("tanh_gaussian", before, handover.clone_updates, algorithm.batch_size)
-    if handover.reevaluation_updates:
-        evaluation = like(SACReevaluation, algorithm, settings)
-        phases += (Phase("re-evaluation", evaluation, handover.reevaluation_updates),)
-    if handover.alignment_updates:
-        phases += (Phase("alignment", like(SACAlignment, algorithm, settings), handover.alignment_updates),)
-    return phases
+    clone = cloning("tanh_gaussian", before, handover.clone_updates, algorithm.batch_size)
+    return clone + _aligned(handover, SACReevaluation, SACAlignment, algorithm, settings)
 
 
 def td3_handover(handover: Handover, before: str | None, algorithm: Algorithm, **settings: Any) -> tuple[Phase, ...]:
     """To a method with a deterministic policy; `settings` go before what `algorithm` shares."""
-    phases = cloning("deterministic", before, handover.clone_updates, algorithm.batch_size)
-    if handover.reevaluation_updates:
-        evaluation = like(TD3Reevaluation, algorithm, settings)
-        phases += (Phase("re-evaluation", evaluation, handover.reevaluation_updates),)
-    if handover.alignment_updates:
-        phases += (Phase("alignment", like(TD3Alignment, algorithm, settings), handover.alignment_updates),)
-    return phases
+    clone = cloning("deterministic", before, handover.clone_updates, algorithm.batch_size)
+    return clone + _aligned(handover, TD3Reevaluation, TD3Alignment, algorithm, settings)
+
+
+def _aligned(
+    handover: Handover, evaluation: Any, alignment: Any, algorithm: Algorithm, settings: dict[str, Any]
+) -> tuple[Phase, ...]:
+    steps = (
+        ("re-evaluation", evaluation, handover.reevaluation_updates),
+        ("alignment", alignment, handover.alignment_updates),
+    )
+    return tuple(Phase(name, like(kind, algorithm, settings), updates) for name, kind, updates in steps if updates)
 
 
 def ppo_handover(
