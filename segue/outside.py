@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from segue.core.types import Models, Spec
 from segue.data import Dataset
 from segue.environment import EnvironmentMaker
 from segue.evaluate import Evaluator
-from segue.nets.policies import DeterministicPolicy, TanhGaussianPolicy
+from segue.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from segue.policies import ForeignPolicy, labels, load_foreign_policy
 from segue.preparation import Preparation
 from segue.run_folder import RunFolder
 
 PolicySource = str | Path | Callable[[np.ndarray], np.ndarray]
 FOLDER, LABELS = "policy", "labels.npy"
-NETS: dict[str, Any] = {"deterministic": DeterministicPolicy, "tanh_gaussian": TanhGaussianPolicy}
+NETS: dict[str, Any] = {  # as `segue.policies` makes them
+    "deterministic": DeterministicPolicy,
+    "tanh_gaussian": TanhGaussianPolicy,
+    "gaussian": partial(GaussianPolicy, tanh_mean=False),
+}
 
 
 @dataclass(frozen=True)
