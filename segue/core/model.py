@@ -32,7 +32,7 @@ class Adam:
         """`grads`, scaled down to the largest norm; 1e-6 is the guard of the papers' framework against a zero norm."""
         if self.clip_norm is None:
             return grads
-        norm = jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(grads)))
+        norm = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(grads)))
         scale = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
         return jax.tree.map(lambda x: scale * x, grads)
 
