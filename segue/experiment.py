@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue import __version__, checkpoint
-from segue.core.learn import act_greedily, initial_state, make_keys, models_after
+from segue.core.learn import act_greedily, acting_state, make_keys, models_after
 from segue.core.phases import Phase, check
 from segue.core.types import Models, Spec
 from segue.data import Dataset, load_dataset
@@ -338,7 +338,7 @@ def load_policy(folder: RunFolder, seed: int | None = None, phase_name: str | No
         raise UserError(f"{folder.path}: phase '{phase.name}' has no policy")
     seeds = tuple(folder.config["seeds"])
     chosen = for_seeds(models, seeds, (seeds[0] if seed is None else seed,))
-    state = initial_state(phase.algorithm, jax.tree.map(jnp.asarray, chosen), spec, make_keys((0,), 0))
+    state = acting_state(phase.algorithm, jax.tree.map(jnp.asarray, chosen), spec, make_keys((0,), 0))
     low, high = action_bounds(folder)
     return Policy(phase, jax.tree.map(lambda x: x[0], state), preparation, low, high)
 

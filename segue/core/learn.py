@@ -231,6 +231,12 @@ def initial_state(algorithm: Algorithm, models: PyTree, spec: Spec, keys: Keys) 
     return jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), state)
 
 
+def acting_state(algorithm: Algorithm, models: Models, spec: Spec, keys: Keys) -> PyTree:
+    """The state in which `algorithm` acts by the policy that it made, `models` being what it handed on."""
+    state = initial_state(algorithm, models, spec, keys)
+    return replace(state, actor=models["actor"]) if algorithm.new_policy else state
+
+
 def models_after(phase: Phase, models: Models, spec: Spec, keys: Keys) -> Models:
     """Shapes of the models after `phase`, given those (or their shapes) before it. Nothing is computed."""
 
