@@ -122,3 +122,20 @@ def test_a_method_that_does_not_clone_refuses_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="clone it first, with --clone-updates 100000"):
         finetune(FOREIGN / "ppo.zip", "ppo", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@SLOW
+def test_stable_baselines3_itself_hands_over(tmp_path: Path) -> None:
+    """Trained, saved and asked by the real library; then read without it and fine-tuned."""
+    stable_baselines3 = pytest.importorskip("stable_baselines3")
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # beside other processes its threads wait for each other
+    agent = stable_baselines3.SAC("MlpPolicy", ENVIRONMENT, seed=1, learning_starts=100, device="cpu")
+    agent.learn(1_500)
+    agent.save(tmp_path / "agent.zip")
+    run = finetune(tmp_path / "agent.zip", "o2sac", tmp_path / "run")
+    observations = pendulum_data().observations[:200].astype(np.float32)
+    wanted = agent.predict(observations, deterministic=True)[0]
+    np.testing.assert_allclose(run.policy(phase="re-evaluation")(observations), wanted, atol=1e-4)
+    assert [phase["name"] for phase in run.summary["phases"]] == ["re-evaluation", "alignment", "online"]
+    assert np.isfinite(run.summary["phases"][-1]["final"][0]["return_mean"])
