@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue import checkpoint
+from segue.core.algorithm import Algorithm
 from segue.core.learn import Program, act_greedily, diagnose, initial_state, make_keys, models_after, scored
 from segue.core.phases import Phase
 from segue.core.replay import empty_rows
@@ -25,6 +26,7 @@ from segue.guard import Guard, Watch, told
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 from segue.progress import Progress
+from segue.records import Record, behaviour, drops, short
 from segue.replay_start import PhaseData, columns_of, phase_data
 from segue.run_folder import RunFolder
 from segue.stop import Diverged, Interrupted, StopSignals
@@ -46,23 +48,6 @@ class Evaluation:
     log_interval: int = 1_000  # steps between lines of training metrics [ours]
     checkpoint_seconds: float = 60.0  # at least this long between checkpoints [ours]
     tensorboard: bool = False  # write scalars to RUN/tensorboard too [ours: off; needs the extra "tensorboard"]
-
-
-@dataclass
-class Record:
-    """What is known of a phase so far; part of every checkpoint."""
-
-    name: str
-    kind: str
-    steps: int
-    next_evaluation: int
-    wall_time_s: float = 0.0
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    final: list[dict[str, Any]] = field(default_factory=list)
-    handover: list[dict[str, Any]] = field(default_factory=list)
-    guard: list[dict[str, Any]] = field(default_factory=list)  # what it did
-    critic_check: list[dict[str, Any]] = field(default_factory=list)  # at the end, and at the start of an online phase
-    selection: dict[str, Any] | None = None
 
 
 class Session:
@@ -271,8 +256,9 @@ class Session:
                 return  # interrupted: it is made up for after the resume
             lines.append({"step": step, "seed": seed} | self._describe(score))
             traces.append(score.trace)
-        scores = np.asarray([line["return_mean"] for line in lines], np.float32)
-        worker.state = scored(phase.algorithm, worker.state, scores)
+        if type(phase.algorithm).scored is not Algorithm.scored:  # else it would only be compiled
+            scores = np.asarray([line["return_mean"] for line in lines], np.float32)
+            worker.state = scored(phase.algorithm, worker.state, scores)
         if step == 0 and isinstance(worker, OnlineWorker) and worker.loop.watch:
             worker.loop.watch.begin([np.asarray(line["returns"]) for line in lines], worker.state)
         for line in lines:
@@ -285,7 +271,7 @@ class Session:
             record.handover = brief
         self._check_critic(phase, worker, record, traces)
         record.next_evaluation = step + interval
-        progress.say("score " + " ".join(_short(line) for line in brief))
+        progress.say("score " + " ".join(short(line) for line in brief))
 
     def _check_critic(self, phase: Phase, worker: Worker, record: Record, traces: list[Trace | None]) -> None:
         """How every seed's critic, if there is one, agrees with the episodes that were traced."""
@@ -381,7 +367,7 @@ class Session:
             entry = {k: v for k, v in vars(record).items() if k not in ("next_evaluation", "selection") and v != []}
             entry["steps_per_second"] = record.steps / record.wall_time_s if record.wall_time_s else None
             if record.kind == "online" and record.handover:
-                entry["drop"] = _drops(record)
+                entry["drop"] = drops(record)
             phases.append(entry)
         summary = {key: config[key] for key in ("method", "dataset", "environment", "seeds")}
         selections = [record.selection for record in self.records if record.selection]
@@ -390,41 +376,3 @@ class Session:
         if self.dataset is not None:
             summary["behaviour"] = behaviour(self.dataset)
         return summary | {"phases": phases}
-
-
-def _short(line: dict[str, Any]) -> str:
-    value, error = line["normalised_mean"], line["normalised_standard_error"]
-    if value is None:
-        value, error = line["return_mean"], line["return_standard_error"]
-    return f"{value:.1f}±{error:.1f}"
-
-
-def _drops(record: Record) -> list[dict[str, Any]]:
-    """Per seed: the lowest score in the first tenth of the online phase minus the score at the hand-over."""
-    drops = []
-    for start in record.handover:
-        early = [e for e in record.evaluations if e["seed"] == start["seed"] and 0 < e["step"] <= record.steps // 10]
-        if not early:
-            continue
-        lowest = min(early, key=lambda e: e["return_mean"])
-        drop = {"seed": start["seed"], "drop_return": lowest["return_mean"] - start["return_mean"]}
-        drop["drop_normalised"] = None
-        if start["normalised_mean"] is not None:
-            drop["drop_normalised"] = lowest["normalised_mean"] - start["normalised_mean"]
-        drops.append(drop)
-    return drops
-
-
-def behaviour(dataset: Dataset) -> dict[str, Any]:
-    """The returns of the policy that made the data."""
-    returns = dataset.episode_returns
-    counts, edges = np.histogram(returns, bins=min(50, max(1, len(returns))))
-    normalised = dataset.normalised(returns.mean())
-    return {
-        "return_mean": returns.mean(),
-        "return_min": returns.min(),
-        "return_max": returns.max(),
-        "normalised_mean": None if normalised is None else float(normalised),
-        "episodes": len(returns),
-        "histogram": {"edges": edges, "counts": counts},
-    }
