@@ -63,14 +63,14 @@ class BoundedUniform:
         return kernel, jax.random.uniform(bias_key, (fan_out,), minval=-self.bound, maxval=self.bound)
 
 
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float = LAYER_NORM_EPSILON) -> jax.Array:
     """Normalise `x [..., H]` over H with the biased variance.
 
     Means are products with a constant vector: XLA on a CPU vectorises those and not a sum along the last axis.
     """
     average = jnp.full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
     centred = x - x @ average
-    return centred * jax.lax.rsqrt(jnp.square(centred) @ average + LAYER_NORM_EPSILON) * scale + bias
+    return centred * jax.lax.rsqrt(jnp.square(centred) @ average + epsilon) * scale + bias
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class MLP:
     initializer: Initializer = fan_in_uniform
     last_initializer: Initializer | None = None  # of the last layer, where it is another
     activation: Literal["relu", "tanh"] = "relu"
+    norm_epsilon: float = LAYER_NORM_EPSILON  # beside the variance, where there is a layer norm
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""
@@ -106,7 +107,7 @@ class MLP:
         for i in range(last + 1):
             x = (x @ params[f"layers_{i}"]["kernel"] if i else x) + params[f"layers_{i}"]["bias"]
             if i < last:
-                x = layer_norm(x, **params[f"norm_{i}"]) if self.layer_norm else x
+                x = layer_norm(x, **params[f"norm_{i}"], epsilon=self.norm_epsilon) if self.layer_norm else x
                 x = jax.nn.relu(x) if self.activation == "relu" else jnp.tanh(x)
                 x = x * dropout[i] if dropout else x
         return x
@@ -134,12 +135,13 @@ class Critics:
     initializer: Initializer = fan_in_uniform
     last_initializer: Initializer | None = None
     later_hidden_sizes: tuple[int, ...] | None = None  # of the critics after the first, where they are others
+    norm_epsilon: float = LAYER_NORM_EPSILON  # beside the variance, where there is a layer norm
 
     def mlp(self, i: int) -> MLP:
         """The network of critic `i` (from 0)."""
         hidden = self.later_hidden_sizes if i > 0 and self.later_hidden_sizes else self.hidden_sizes
         sizes = (self.observation_dim + self.action_dim, *hidden, 1)
-        return MLP(sizes, self.layer_norm, self.initializer, self.last_initializer)
+        return MLP(sizes, self.layer_norm, self.initializer, self.last_initializer, norm_epsilon=self.norm_epsilon)
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters of every critic."""
