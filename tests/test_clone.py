@@ -15,9 +15,9 @@ from segue.core.model import Adam, Model
 from segue.core.phases import Phase, check
 from segue.core.types import Batch, Spec
 from segue.errors import UserError
-from segue.methods.clone import Clone, PolicyForm, action_of
+from segue.methods.clone import Clone, PolicyForm
 from segue.nets.networks import Orthogonal
-from segue.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
+from segue.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy, action_of
 
 SPEC = Spec(2, 2)
 ROWS, UPDATES, STD = 512, 1600, 0.2

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from segue.errors import UserError
-from segue.methods.clone import action_of
-from segue.nets.policies import GaussianPolicy
+from segue.nets.policies import GaussianPolicy, action_of
 from segue.policies import ForeignPolicy, labels, load_foreign_policy
 from segue.policies.torch_file import read_tensors
 

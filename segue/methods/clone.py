@@ -29,9 +29,9 @@ from segue.nets.policies import (
     DeterministicPolicy,
     GaussianPolicy,
     TanhGaussianPolicy,
+    action_of,
     data_log_density,
     gaussian_log_density,
-    sample_in_box,
     sample_tanh_gaussian,
 )
 
@@ -58,16 +58,6 @@ class Draws(NamedTuple):
 
     teacher_noise: jax.Array  # [B, A]
     policy_noise: jax.Array  # [B, A]
-
-
-def action_of(policy: Model, obs: jax.Array, noise: jax.Array) -> jax.Array:
-    """Action [..., A] in [-1, 1] of a policy of any form under normal `noise` [..., A]; at 0 the greedy one."""
-    if policy.net.kind == "deterministic":
-        return policy(obs)
-    mean, log_std = policy(obs)
-    if policy.net.kind == "tanh_gaussian":
-        return jnp.tanh(mean + jnp.exp(log_std) * noise)
-    return sample_in_box(mean, log_std, noise)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from segue.core.model import Model
 from segue.core.types import PyTree
 from segue.nets.networks import MLP, Initializer, fan_in_uniform
 
@@ -49,6 +50,7 @@ class GaussianPolicy:
     hidden_sizes: tuple[int, ...]
     tanh_mean: bool  # keeps the mean, though not the sample, in [-1, 1]
     initializer: Initializer = fan_in_uniform
+    log_std_min: float = LOG_STD_MIN
     kind = "gaussian"
 
     @property
@@ -63,7 +65,7 @@ class GaussianPolicy:
     def apply(self, params: PyTree, obs: jax.Array, *dropout: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[..., S] -> mean [..., A], log-std [A]; `dropout` as in MLP."""
         mean = self.mlp.apply(params, obs, *dropout)
-        return jnp.tanh(mean) if self.tanh_mean else mean, jnp.clip(params["log_std"], LOG_STD_MIN, LOG_STD_MAX)
+        return jnp.tanh(mean) if self.tanh_mean else mean, jnp.clip(params["log_std"], self.log_std_min, LOG_STD_MAX)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,16 @@ def tanh_log_slope(x: jax.Array) -> jax.Array:
 def sample_in_box(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> jax.Array:
     """mean + std * noise, clipped to [-1, 1]: the action of a Gaussian that is not squashed, [..., A]."""
     return jnp.clip(mean + jnp.exp(log_std) * noise, -1, 1)
+
+
+def action_of(policy: Model, obs: jax.Array, noise: jax.Array) -> jax.Array:
+    """Action [..., A] in [-1, 1] of a policy of any form under normal `noise` [..., A]; at 0 the greedy one."""
+    if policy.net.kind == "deterministic":
+        return policy(obs)
+    mean, log_std = policy(obs)
+    if policy.net.kind == "tanh_gaussian":
+        return jnp.tanh(mean + jnp.exp(log_std) * noise)
+    return sample_in_box(mean, log_std, noise)
 
 
 def gaussian_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
