@@ -29,12 +29,17 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "widths of at least 1",
     ),
     (("discount", "discount_online", "actor_dropout"), lambda x: 0 <= x < 1, "from 0 to below 1"),
-    (("target_update_rate", "top_fraction", "action_limit", "ratio_clip"), lambda x: 0 < x <= 1, "above 0 and up to 1"),
+    (
+        ("target_update_rate", "top_fraction", "action_limit", "ratio_clip", "online_share_of_all"),
+        lambda x: 0 < x <= 1,
+        "above 0 and up to 1",
+    ),
     (("return_quantile", "support_weight_floor", "gae_lambda"), lambda x: 0 <= x <= 1, "from 0 to 1"),
     (("expectile", "iql_expectile", "violation_weight"), lambda x: 0 < x < 1, "between 0 and 1"),
     (
         ("alpha", "conservative_temperature", "temperature_multiplier",
          "actor_learning_rate", "critic_learning_rate", "temperature_learning_rate", "initial_temperature",
+         "temperature",
          "value_learning_rate", "inverse_temperature", "advantage_temperature", "advantage_weight_max",
          "initial_multiplier", "threshold_start", "threshold_end", "actor_gradient_clip", "distance_weight",
          "reward_scale", "vae_learning_rate", "vae_kl_weight", "actor_last_bound", "critic_last_bound",

@@ -31,6 +31,7 @@ from segue.methods.ppo import PPO
 from segue.methods.rebrac import ReBRAC
 from segue.methods.return_value import ReturnValue
 from segue.methods.sac import SAC
+from segue.methods.so2 import SO2, SO2OnIQL
 from segue.methods.spot import SPOT
 from segue.methods.spot_vae import BehaviourVAE
 from segue.methods.ssar import Annealed, StateAdaptive
@@ -62,6 +63,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "cal_ql": CQL(calibrate=True, initialization="finetune", **SMALL_CQL),
     "td3": TD3(**SMALL),
     "sac": SAC(policy_update_interval=2, **SMALL),
+    "so2": SO2(**SMALL | {"policy_update_interval": 2, "num_critics": 3}),
+    "so2_on_iql": SO2OnIQL(**SMALL | {"policy_update_interval": 2}),
     "iql": IQL(actor_dropout=0.25, policy_update_interval=2, **SMALL),
     "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
     "awac": AWAC(policy_update_interval=2, **SMALL),
@@ -104,6 +107,8 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cal_ql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
+    "so2": ((*CRITIC, TARGET_CRITIC), ACTOR),
+    "so2_on_iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
@@ -133,6 +138,8 @@ one_of_each_class = pytest.mark.parametrize(
         "rebrac",
         "cql_lagrange_max_backup",
         "sac",
+        "so2",
+        "so2_on_iql",
         "iql",
         "awac",
         "iql_critics",

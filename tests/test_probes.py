@@ -30,6 +30,7 @@ from segue.methods.cql import CQL
 from segue.methods.iql import IQL, IQLCritics
 from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
+from segue.methods.so2 import SO2
 from segue.methods.spot import SPOT
 from segue.methods.spot_vae import BehaviourVAE
 from segue.methods.td3 import TD3
@@ -56,6 +57,7 @@ UNBIASED: dict[str, Any] = {
 ALGORITHMS: dict[str, Algorithm] = {
     "td3": TD3(**QUICK, **RATES),
     "sac": SAC(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
+    "so2": SO2(num_critics=2, temperature=1e-3, **QUICK | RATES | {"policy_update_interval": 2}),
     "td3_bc": TD3BC(alpha=100.0, **QUICK, **RATES),
     "cloning": TD3BC(alpha=1e-3, **QUICK, **RATES),
     "bc": BC(batch_size=64, hidden_sizes=(32, 32), actor_learning_rate=1e-3),
@@ -67,7 +69,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "awac": AWAC(advantage_temperature=0.1, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
-VALUED = ("td3", "sac", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics")
+VALUED = ("td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics")
 every_valued = pytest.mark.parametrize("name", VALUED)
 
 
@@ -159,7 +161,7 @@ def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "td3_bc", "spot", "rebrac", "iql", "cql"])
+@pytest.mark.parametrize("name", ["td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "cql"])
 def test_the_policy_picks_the_best_action(name: str) -> None:
     assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
 

@@ -14,6 +14,7 @@ from segue.recipes.iql import IQLRecipe
 from segue.recipes.ocr_cft import O2PPORecipe, O2SACRecipe, O2TD3Recipe
 from segue.recipes.ppo import PPORecipe
 from segue.recipes.rebrac import ReBRACRecipe
+from segue.recipes.so2 import SO2Recipe
 from segue.recipes.spot import SPOTRecipe
 from segue.recipes.ssar import SSARCQLRecipe, SSARRecipe
 from segue.recipes.td3_bc import TD3BCRecipe
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Recipe]] = {
     "o2sac": O2SACRecipe,
     "o2td3": O2TD3Recipe,
     "o2ppo": O2PPORecipe,
+    "so2": SO2Recipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
     "ppo": PPORecipe,
