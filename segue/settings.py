@@ -8,8 +8,10 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from segue.core.coefficient import Coefficient
+from segue.core.weighting import Weighting
 from segue.errors import UserError
 
+SOCKETS: dict[str, type] = {"coefficient": Coefficient, "weighting": Weighting}
 # What values make sense: names of settings, the test, and its words.
 RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
@@ -17,14 +19,16 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
          "n_num_increments", "threshold_update_interval", "anneal_steps", "eval_interval", "online_eval_interval",
          "eval_episodes", "result_episodes", "log_interval", "guard_episodes",
          "num_sampled_actions", "target_update_interval", "cosine_updates",
-         "cooling_steps", "density_samples", "vae_steps", "num_critics", "threshold_ramp_steps",
-         "minibatch_size", "epochs", "learning_rate_decay_steps", "auxiliary_decay_steps", "reference_interval"),
+         "baseline_updates", "alignment_fall_updates",
+         "cooling_steps", "density_samples", "vae_steps", "num_critics", "ensemble_size", "ratio_batch_size", "threshold_ramp_steps",
+         "minibatch_size", "epochs", "learning_rate_decay_steps", "auxiliary_decay_steps", "reference_interval",
+         "proximal_horizon", "offline_rows"),
         lambda x: x >= 1,
         "at least 1",
     ),
     (
         ("hidden_sizes", "critic_hidden_sizes", "second_critic_hidden_sizes", "coefficient_hidden_sizes",
-         "vae_hidden_sizes", "value_hidden_sizes"),
+         "vae_hidden_sizes", "ratio_hidden_sizes", "value_hidden_sizes"),
         lambda x: len(x) > 0 and min(x) >= 1,
         "widths of at least 1",
     ),
@@ -34,16 +38,24 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         lambda x: 0 < x <= 1,
         "above 0 and up to 1",
     ),
-    (("return_quantile", "support_weight_floor", "gae_lambda"), lambda x: 0 <= x <= 1, "from 0 to 1"),
-    (("expectile", "iql_expectile", "violation_weight"), lambda x: 0 < x < 1, "between 0 and 1"),
+    (("log_std_min",), lambda x: x < 2, "below 2, the largest log-std"),
+    (
+        ("return_quantile", "support_weight_floor", "gae_lambda", "proximal_decay", "reference_update_rate"),
+        lambda x: 0 <= x <= 1,
+        "from 0 to 1",
+    ),
+    (("expectile", "iql_expectile", "violation_weight", "initial_online_share"), lambda x: 0 < x < 1, "between 0 and 1"),
     (
         ("alpha", "conservative_temperature", "temperature_multiplier",
          "actor_learning_rate", "critic_learning_rate", "temperature_learning_rate", "initial_temperature",
-         "temperature",
+         "temperature", "priority_temperature", "priority_min", "priority_max", "ratio_learning_rate",
+         "offline_actor_learning_rate",
          "value_learning_rate", "inverse_temperature", "advantage_temperature", "advantage_weight_max",
          "initial_multiplier", "threshold_start", "threshold_end", "actor_gradient_clip", "distance_weight",
+         "value_weight", "baseline_learning_rate", "density_floor_deviations",
          "reward_scale", "vae_learning_rate", "vae_kl_weight", "actor_last_bound", "critic_last_bound",
-         "gradient_clip_norm", "initial_std_cap"),
+         "gradient_clip_norm", "selection_inverse_temperature", "initial_std_cap", "value_clip",
+         "value_temperature", "gumbel_clip"),
         lambda x: x > 0,
         "above 0",
     ),
@@ -52,8 +64,10 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
          "clone_updates", "reevaluation_updates", "alignment_updates", "multiplier_learning_rate",
          "warmup_steps", "updates_per_step", "target_noise_std", "target_noise_clip", "exploration_noise",
          "online_action_noise", "coefficient_learning_rate", "n_start", "n_end", "checkpoint_seconds",
+         "alignment_weight", "alignment_weight_floor",
          "support_weight", "online_action_noise_clip", "actor_penalty", "critic_penalty",
-         "entropy_coefficient", "auxiliary_weight", "guard_warning", "guard_bound"),
+         "entropy_coefficient", "auxiliary_weight", "guard_warning", "guard_bound",
+         "proximal_weight", "exploration_noise_clip", "ring_start"),
         lambda x: x >= 0,
         "not below 0",
     ),
@@ -89,7 +103,8 @@ def as_dict(settings: Any) -> dict[str, Any]:
 
 def is_socket(name: str, value: Any) -> bool:
     """Fields that are parts of an algorithm rather than numbers that a user sets."""
-    return name == "coefficient" and (value is None or isinstance(value, Coefficient))
+    kind = SOCKETS.get(name)
+    return kind is not None and (value is None or isinstance(value, kind))
 
 
 def from_dict(default: Any, values: dict[str, Any]) -> Any:

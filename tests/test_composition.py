@@ -26,8 +26,8 @@ from tests.test_every_method import OFFLINE, SCARCE, SMALL
 
 REPLAYS: tuple[ReplayStart, ...] = tuple(MIXES)
 DIRECT = {"deterministic": "td3", "tanh_gaussian": "sac", "gaussian": "ppo"}
-ONLINE = ("direct", "o2sac", "o2td3", "o2ppo")
-ON_POLICY = ("ppo", "o2ppo")
+ONLINE = ("direct", "o2sac", "o2td3", "o2ppo", "uni_o4")
+ON_POLICY = ("ppo", "o2ppo", "uni_o4")
 TINY: dict[str, Any] = SMALL | {
     "clone_updates": 4, "reevaluation_updates": 4, "alignment_updates": 4, "minibatch_size": 4, "epochs": 2,
     "value_hidden_sizes": (8,), "iql_steps": 4,
@@ -35,7 +35,7 @@ TINY: dict[str, Any] = SMALL | {
 # In `make test`: each way and each replay start; tests/test_every_method.py runs each method.
 COVERING = [
     ("bc", "o2sac", "all"), ("td3_bc", "o2td3", "half"), ("iql", "o2ppo", "none"), ("cql", "o2sac", "part"),
-    ("awac", "direct", "none"), ("spot", "o2td3", "none"),
+    ("awac", "direct", "none"), ("spot", "o2td3", "none"), ("bc", "uni_o4", "none"),
 ]  # fmt: skip
 
 

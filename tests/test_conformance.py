@@ -18,6 +18,7 @@ from segue.core.algorithm import Algorithm
 from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
 from segue.core.replay import Memory, gather
 from segue.core.types import Batch, PyTree, Spec
+from segue.methods.aca import ACA
 from segue.methods.awac import AWAC
 from segue.methods.bc import BC
 from segue.methods.clone import Clone
@@ -27,16 +28,22 @@ from segue.methods.iql import IQL, IQLCritics
 from segue.methods.o2ppo import O2PPO
 from segue.methods.o2sac import ConstrainedSAC, SACAlignment, SACReevaluation
 from segue.methods.o2td3 import ConstrainedTD3, TD3Alignment, TD3Reevaluation
+from segue.methods.pex import PEX
 from segue.methods.ppo import PPO
+from segue.methods.proto_sac import ProtoSAC
+from segue.methods.proto_td3 import ProtoTD3
 from segue.methods.rebrac import ReBRAC
 from segue.methods.return_value import ReturnValue
 from segue.methods.sac import SAC
+from segue.methods.sac_ml import SACML, StateBaseline
 from segue.methods.so2 import SO2, SO2OnIQL
 from segue.methods.spot import SPOT
 from segue.methods.spot_vae import BehaviourVAE
 from segue.methods.ssar import Annealed, StateAdaptive
 from segue.methods.td3 import TD3
 from segue.methods.td3_bc import TD3BC
+from segue.methods.uni_o4 import UniO4
+from segue.methods.xql import XQL
 
 SPEC = Spec(3, 2)
 ROWS, SEEDS, ROUNDS = 12, (0, 1, 2), 2
@@ -65,12 +72,18 @@ ALGORITHMS: dict[str, Algorithm] = {
     "sac": SAC(policy_update_interval=2, **SMALL),
     "so2": SO2(**SMALL | {"policy_update_interval": 2, "num_critics": 3}),
     "so2_on_iql": SO2OnIQL(**SMALL | {"policy_update_interval": 2}),
+    "sac_ml": SACML(**SMALL | {"policy_update_interval": 2}),
+    "state_baseline": StateBaseline(**SMALL),
+    "aca": ACA(**SMALL | {"policy_update_interval": 2}),
+    "aca_unsquashed": ACA(squashed_policy=False, **SMALL),
     "iql": IQL(actor_dropout=0.25, policy_update_interval=2, **SMALL),
     "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
     "awac": AWAC(policy_update_interval=2, **SMALL),
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
+    "pex": PEX(policy_update_interval=2, **SMALL),
     "ppo": PPO(**SMALL_PPO),
     "o2ppo": O2PPO(initial_std_cap=0.5, **SMALL_PPO),
+    "uni_o4": UniO4(value_clip=0.05, **SMALL_PPO),
     "return_value": ReturnValue(**SMALL),
     "sac_reevaluation": SACReevaluation(**SMALL_O2),
     "sac_alignment": SACAlignment(policy_update_interval=2, **SMALL_O2),
@@ -80,16 +93,24 @@ ALGORITHMS: dict[str, Algorithm] = {
     "constrained_td3": ConstrainedTD3(**SMALL_O2),
     "clone": Clone(policy_update_interval=2, **SMALL),
     "clone_gaussian": Clone("gaussian", "labels", **SMALL),
+    "clone_bounded_gaussian": Clone("gaussian", bounded_std=True, **SMALL),
     "clone_deterministic": Clone("deterministic", **SMALL),
+    "xql": XQL(clone_behaviour=True, policy_update_interval=2, **SMALL),
+    "proto_sac": ProtoSAC(policy_update_interval=2, **SMALL),
+    "proto_sac_squashed": ProtoSAC(form="tanh_gaussian", target_critic="random", backup_entropy=False, **SMALL),
+    "proto_td3": ProtoTD3(loss_actions="sample", **SMALL),
+    "proto_td3_deterministic": ProtoTD3(form="deterministic", target_action="noisy_actor", **SMALL),
     "fqe": FQE(SAC(**SMALL), stochastic=True, policy_update_interval=2, **SMALL),
 }
 ACTOR, TARGET_ACTOR = (".actor.params", ".actor.opt_state"), ".actor.target"
 CRITIC, TARGET_CRITIC = (".critic.params", ".critic.opt_state", ".updates"), ".critic.target"
 BETA = (".beta.net.params", ".beta.net.opt_state")
+BASELINE = (".baseline.params", ".baseline.opt_state")
 TEMPERATURE = (".temperature.params", ".temperature.opt_state")
 MULTIPLIER = (".multiplier.params", ".multiplier.opt_state")
 CONSTRAINT = (".constraint.log_multiplier.params", ".constraint.log_multiplier.opt_state", ".constraint.due")
 VALUE = (".value.params", ".value.opt_state")
+PROXIMAL = ".proximal.policy.params"
 # What moves on an update that is not a policy step, and what moves on one beside that. All else is frozen.
 MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "td3_bc": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
@@ -109,12 +130,18 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "so2": ((*CRITIC, TARGET_CRITIC), ACTOR),
     "so2_on_iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
+    "sac_ml": ((*CRITIC, TARGET_CRITIC, *BASELINE), (*ACTOR, *TEMPERATURE)),
+    "state_baseline": ((*BASELINE, ".updates"), ()),
+    "aca": ((*CRITIC, TARGET_CRITIC, ".aligned_updates"), (*ACTOR, *TEMPERATURE)),
+    "aca_unsquashed": ((*CRITIC, TARGET_CRITIC, ".aligned_updates"), (*ACTOR, *TEMPERATURE)),
     "iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
     "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
+    "pex": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "ppo": ((*ACTOR, *VALUE, ".updates"), ()),
     "o2ppo": ((*ACTOR, *VALUE, ".updates"), ()),
+    "uni_o4": ((*ACTOR, *VALUE, ".updates"), ()),
     "return_value": ((*VALUE, ".updates"), ()),
     "sac_reevaluation": ((*CRITIC, TARGET_CRITIC), ()),
     "sac_alignment": (CRITIC, ACTOR),
@@ -124,7 +151,13 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "constrained_td3": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC, *CONSTRAINT)),
     "clone": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_gaussian": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
+    "clone_bounded_gaussian": ((*ACTOR, *MULTIPLIER, ".updates"), ()),
     "clone_deterministic": ((*ACTOR, ".updates"), ()),
+    "xql": ((*CRITIC, TARGET_CRITIC, *VALUE), (*ACTOR, ".behaviour.params", ".behaviour.opt_state")),
+    "proto_sac": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE, PROXIMAL)),
+    "proto_sac_squashed": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE, PROXIMAL)),
+    "proto_td3": (CRITIC, (*ACTOR, TARGET_CRITIC, PROXIMAL)),
+    "proto_td3_deterministic": (CRITIC, (*ACTOR, TARGET_CRITIC, PROXIMAL)),
     "fqe": ((*CRITIC, TARGET_CRITIC), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
@@ -140,10 +173,14 @@ one_of_each_class = pytest.mark.parametrize(
         "sac",
         "so2",
         "so2_on_iql",
+        "sac_ml",
+        "aca",
         "iql",
         "awac",
         "iql_critics",
+        "pex",
         "o2ppo",
+        "uni_o4",
         "clone",
         "sac_reevaluation",
         "sac_alignment",
@@ -151,6 +188,9 @@ one_of_each_class = pytest.mark.parametrize(
         "td3_reevaluation",
         "td3_alignment",
         "constrained_td3",
+        "xql",
+        "proto_sac",
+        "proto_td3",
         "fqe",
     ],
 )

@@ -26,6 +26,7 @@ from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.nets.networks import Orthogonal, XavierUniform
 from segue.nets.policies import (
+    BoundedGaussianPolicy,
     DeterministicPolicy,
     GaussianPolicy,
     TanhGaussianPolicy,
@@ -69,6 +70,7 @@ class Clone(Algorithm[State]):
     batch_size: int = 256  # rows per update [ocr_cft.md 3 R iv]
     discount: float = 0.99  # of estimates of the policy's value; cloning looks at no future [the papers' on every task]
     actor_learning_rate: float = 3e-4  # Adam [ocr_cft.md 3 R iv]
+    bounded_std: bool = False  # a Gaussian's std is bounded, as Uni-O4's [off in ocr_cft.md 2.1; baselines.md 15]
     hidden_sizes: tuple[int, ...] | None = None  # [None: 3 x 256 if squashed, else 2 x 256, ocr_cft.md 2.1]
     target_entropy_per_dimension: float = -1.0  # H_min = this times A [ocr_cft.md 3 R ii]
     initial_multiplier: float = 1.0  # lambda at the start [ours: what a deterministic teacher's clone ends at]
@@ -88,7 +90,7 @@ class Clone(Algorithm[State]):
         """The clone's form."""
         return self.form
 
-    def policy(self, spec: Spec) -> DeterministicPolicy | TanhGaussianPolicy | GaussianPolicy:
+    def policy(self, spec: Spec) -> DeterministicPolicy | TanhGaussianPolicy | GaussianPolicy | BoundedGaussianPolicy:
         """The clone's network, as the fine-tuning methods make it (ocr_cft.md 2.1)."""
         if self.form == "tanh_gaussian":
             sizes = self.hidden_sizes or (256, 256, 256)
@@ -96,6 +98,8 @@ class Clone(Algorithm[State]):
         sizes = self.hidden_sizes or (256, 256)
         if self.form == "deterministic":
             return DeterministicPolicy(*spec, sizes, initializer=Orthogonal(1.0))
+        if self.bounded_std:
+            return BoundedGaussianPolicy(*spec, sizes, initializer=Orthogonal(1.0))
         return GaussianPolicy(*spec, sizes, tanh_mean=True, initializer=Orthogonal(1.0))
 
     def init(self, models: Models, spec: Spec, key: jax.Array) -> State:
@@ -137,7 +141,7 @@ class Clone(Algorithm[State]):
                 entropy = -sample_tanh_gaussian(mean, log_std, draws.policy_noise)[1].mean()
             else:
                 log_density = gaussian_log_density(label, mean, log_std).sum(-1)  # [B]
-                entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
+                entropy = (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1).mean()
             short = bound - jax.lax.stop_gradient(entropy) / label.shape[-1]  # [] nats per dimension below the bound
             weight = jnp.exp(s.multiplier() + DAMPING * jnp.minimum(short, DAMPING_REACH))  # [] w
             return -log_density.mean() - weight * entropy, (entropy, weight)

@@ -33,6 +33,8 @@ from segue.nets.policies import GaussianPolicy, gaussian_log_density, sample_in_
 STD_EPSILON = 1e-5  # of the normalised advantages [ocr_cft.md 2.4 c]
 ADAM_EPSILON = 1e-5  # [ocr_cft_hparams.yaml, o2ppo]
 
+RowError = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # V(s) [M], s [M, S], y [M] -> [M]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -150,6 +152,11 @@ class PPO(Algorithm[State]):
         return {"actor": s.actor, "value": s.value, "updates": s.updates}
 
 
+def squared_error(v: jax.Array, obs: jax.Array, y: jax.Array) -> jax.Array:
+    """(y - V(s))^2 [M], whatever the states."""
+    return jnp.square(y - v)
+
+
 def learn_from_rollout(
     settings: Settings,
     actor: Model,
@@ -158,11 +165,13 @@ def learn_from_rollout(
     permutations: jax.Array,
     rate: jax.Array,
     steer: Callable[[jax.Array], jax.Array] = lambda advantage: advantage,
+    value_error: RowError = squared_error,
 ) -> tuple[Model, Model, Metrics]:
     """Actor and value after `permutations` [epochs, T] of a rollout `batch` [T]; metrics are means over minibatches.
 
     `rate` [] multiplies the learning rates. `steer` [T] -> [T] makes of the plain advantage the one that the actor
-    follows, before it is normalised; value targets know nothing of it.
+    follows, before it is normalised; value targets know nothing of it. `value_error` is what L_V is the mean of: a
+    function of V(s) [M], s [M, S] and y [M].
     """
     advantage, value_target = generalized_advantages(settings, value, batch)
     mean, log_std = actor(batch.obs)
@@ -171,7 +180,7 @@ def learn_from_rollout(
     own = {"value_mean": (value_target - advantage).mean(), "policy_std": jnp.exp(log_std).mean()}
 
     def learn(models: tuple[Model, Model], minibatch: Steps) -> tuple[tuple[Model, Model], Metrics]:
-        actor, value, metrics = minibatch_step(settings, *models, minibatch, rate)
+        actor, value, metrics = minibatch_step(settings, *models, minibatch, rate, value_error)
         return (actor, value), metrics
 
     def epoch(models: tuple[Model, Model], cut: tuple[Steps, Steps]) -> tuple[tuple[Model, Model], Metrics]:
@@ -211,19 +220,24 @@ def normalised(advantage: jax.Array) -> jax.Array:
 
 
 def minibatch_step(
-    settings: Settings, actor: Model, value: Model, steps: Steps, rate: jax.Array
+    settings: Settings,
+    actor: Model,
+    value: Model,
+    steps: Steps,
+    rate: jax.Array,
+    value_error: RowError = squared_error,
 ) -> tuple[Model, Model, Metrics]:
     """One step of the actor, then one of the value."""
 
     def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
-        mean, log_std = actor(steps.obs)  # [M, A], [A]
+        mean, log_std = actor(steps.obs)  # [M, A], [A] or [M, A]
         log_ratio = gaussian_log_density(steps.action, mean, log_std).sum(-1) - steps.old_log_density  # [M]
         gain = clipped_gain(jnp.exp(log_ratio), steps.advantage, settings.ratio_clip)  # [M]
-        entropy = (log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e)).sum()  # [] the same at every state
+        entropy = (log_std + 0.5 * jnp.log(2 * jnp.pi * jnp.e)).sum(-1).mean()  # []
         return -gain.mean() - settings.entropy_coefficient * entropy, log_ratio
 
     def value_loss(value: Model) -> tuple[jax.Array, None]:
-        return jnp.square(steps.value_target - value(steps.obs)[..., 0]).mean(), None
+        return value_error(value(steps.obs)[..., 0], steps.obs, steps.value_target).mean(), None
 
     actor, of_actor, log_ratio = actor.descend(actor_loss, rate)
     value, of_value, _ = value.descend(value_loss, rate)

@@ -12,6 +12,7 @@ It is the value of the policy that made the data, whatever policy goes on with i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,8 @@ class ReturnValue(Algorithm[State]):
     batch_size: int = 512  # rows per update [ocr_cft.md 2.4 a]
     discount: float = 0.99  # gamma [ocr_cft.md 2.4 a]
     learning_rate: float = 1e-4  # Adam [ocr_cft.md 2.4 a]
-    hidden_sizes: tuple[int, ...] = (256, 256, 256)  # tanh [ocr_cft.md 2.1]
+    hidden_sizes: tuple[int, ...] = (256, 256, 256)  # [ocr_cft.md 2.1]
+    activation: Literal["relu", "tanh"] = "tanh"  # [ocr_cft.md 2.1]
     policy_update_interval = 1  # there is no policy: every update counts as a round
 
     gives = ("value",)
@@ -46,7 +48,7 @@ class ReturnValue(Algorithm[State]):
 
     def init(self, models: Models, spec: Spec, key: jax.Array) -> State:
         """A fresh value, whatever value the offline method had: that one is another policy's, or an expectile."""
-        net = MLP((spec.observation_dim, *self.hidden_sizes, 1), activation="tanh")
+        net = MLP((spec.observation_dim, *self.hidden_sizes, 1), activation=self.activation)
         return State(Model.create(net, Adam(self.learning_rate), key), jnp.int32(0))
 
     def draw(self, key: jax.Array, spec: Spec) -> tuple[()]:

@@ -11,6 +11,7 @@ from segue.core.model import Model
 from segue.core.types import PyTree
 from segue.nets.networks import MLP, Initializer, fan_in_uniform
 
+BOUNDED_LOG_STD_MIN = -5.0  # of Uni-O4's actor, which has 0 above [baselines_hparams.yaml, uni_o4_ppo]
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # Haarnoja et al. 2018 (arXiv:1812.05905), public implementation
 DATA_ACTION_LIMIT = 1 - 1e-4  # beyond it the data's actions count as this: the atanh of 1 is infinite (ssar.md 2.1)
 
@@ -66,6 +67,37 @@ class GaussianPolicy:
         """[..., S] -> mean [..., A], log-std [A]; `dropout` as in MLP."""
         mean = self.mlp.apply(params, obs, *dropout)
         return jnp.tanh(mean) if self.tanh_mean else mean, jnp.clip(params["log_std"], self.log_std_min, LOG_STD_MAX)
+
+
+@dataclass(frozen=True)
+class BoundedGaussianPolicy:
+    """a = mean(s) + std(s) * noise, not squashed; mean and log-std are halves of one network's output, under a tanh.
+
+    The log-std's half is mapped from (-1, 1) to (-5, 0), with `second_tanh` after another tanh, which leaves it (-4.40,
+    -0.60): Uni-O4's actor, as it learns offline and as its program goes on with it (../spec/baselines.md 15).
+    """
+
+    observation_dim: int
+    action_dim: int
+    hidden_sizes: tuple[int, ...]
+    second_tanh: bool = False
+    initializer: Initializer = fan_in_uniform
+    kind = "gaussian"
+
+    @property
+    def mlp(self) -> MLP:
+        """The network under the tanh."""
+        sizes = (self.observation_dim, *self.hidden_sizes, 2 * self.action_dim)
+        return MLP(sizes, initializer=self.initializer)
+
+    def init(self, key: jax.Array) -> PyTree:
+        """Fresh parameters."""
+        return self.mlp.init(key)
+
+    def apply(self, params: PyTree, obs: jax.Array, *dropout: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[..., S] -> mean [..., A], log-std [..., A]; `dropout` as in MLP."""
+        mean, x = jnp.split(jnp.tanh(self.mlp.apply(params, obs, *dropout)), 2, axis=-1)
+        return mean, BOUNDED_LOG_STD_MIN / 2 * (1 - (jnp.tanh(x) if self.second_tanh else x))
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from segue.errors import UserError
+from segue.recipes.aca import ACARecipe
 from segue.recipes.awac import AWACRecipe
 from segue.recipes.base import Recipe
 from segue.recipes.bc import BCRecipe
 from segue.recipes.cql import CalQLRecipe, CQLRecipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
 from segue.recipes.iql import IQLRecipe
+from segue.recipes.off2on import Off2OnRecipe
 from segue.recipes.ocr_cft import O2PPORecipe, O2SACRecipe, O2TD3Recipe
+from segue.recipes.pex import PEXRecipe
 from segue.recipes.ppo import PPORecipe
+from segue.recipes.proto import ProtoSACRecipe, ProtoTD3Recipe
 from segue.recipes.rebrac import ReBRACRecipe
 from segue.recipes.so2 import SO2Recipe
 from segue.recipes.spot import SPOTRecipe
 from segue.recipes.ssar import SSARCQLRecipe, SSARRecipe
 from segue.recipes.td3_bc import TD3BCRecipe
+from segue.recipes.uni_o4 import UniO4Recipe
 from segue.settings import with_changes
 
 METHODS: dict[str, type[Recipe]] = {
@@ -34,7 +39,13 @@ METHODS: dict[str, type[Recipe]] = {
     "o2sac": O2SACRecipe,
     "o2td3": O2TD3Recipe,
     "o2ppo": O2PPORecipe,
+    "uni_o4": UniO4Recipe,
     "so2": SO2Recipe,
+    "off2on": Off2OnRecipe,
+    "pex": PEXRecipe,
+    "aca": ACARecipe,
+    "proto_sac": ProtoSACRecipe,
+    "proto_td3": ProtoTD3Recipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
     "ppo": PPORecipe,

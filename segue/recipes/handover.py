@@ -39,16 +39,17 @@ class Handover(ValueHandover):
 Form = Literal["deterministic", "tanh_gaussian", "gaussian"]
 
 
-def cloning(form: Form, before: str | None, updates: int, batch_size: int) -> tuple[Phase, ...]:
+def cloning(form: Form, before: str | None, updates: int, batch_size: int, **settings: Any) -> tuple[Phase, ...]:
     """A clone of the policy so far, of form `before`; None: an outside policy, known by its actions alone.
 
-    Raises UserError where such a one is not to be cloned.
+    `settings` are further ones of the clone. Raises UserError where such a one is not to be cloned.
     """
     if before == form:
         return ()
     if updates:
         teacher: Literal["labels", "actor"] = "labels" if before is None else "actor"
-        return (Phase("clone", Clone(form=form, teacher=teacher, batch_size=batch_size), updates, relabel=not before),)
+        clone = Clone(form=form, teacher=teacher, batch_size=batch_size, **settings)
+        return (Phase("clone", clone, updates, relabel=not before),)
     if before is None:
         raise UserError("phase 'online' cannot begin from a policy that is known by its actions alone: clone it first, "
                         "with --clone-updates 100000")  # fmt: skip
