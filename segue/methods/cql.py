@@ -11,8 +11,9 @@
 
 beta is the constant `conservative_weight`, or SSAR's learned coefficient (arXiv:2505.19923), which asks how likely the
 policy makes the data's actions: per dimension, w = max(log pi(a_j), C_10) - C_n (S12, S13). Cal-QL replaces Q of the
-policy's actions in Z by max(Q, return-to-go of the data) (Eq. 5.1). All losses use the parameters from before the
-update; only the coefficient sees the new actor. (Sn): ../spec/ssar.md.
+policy's actions in Z by max(Q, return-to-go of the data) (Eq. 5.1). A `weighting` (segue.core.weighting) multiplies
+each row's squared error, and its D_i if it says so. All losses use the parameters from before the update; only the
+coefficient sees the new actor. (Sn): ../spec/ssar.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from segue.core.algorithm import Algorithm
 from segue.core.coefficient import Coefficient
 from segue.core.model import Adam, Model, Scalar, parts_for_cache
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
+from segue.core.weighting import Weighting, row_weights
 from segue.losses import td_target
 from segue.nets.networks import Critics, Initializer, Orthogonal, XavierUniform, fan_in_uniform
 from segue.nets.policies import (
@@ -43,6 +45,8 @@ THRESHOLD_ACTION_LIMIT = 0.99999  # of the actions at n standard deviations, bef
 THRESHOLD_WIDTH_PER_N = 0.1  # and their largest distance from tanh(mean) (S12)
 MULTIPLIER_MAX = 1e6  # of alpha' (S10)
 
+Initialization = Literal["offline", "finetune", "plain"]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class State:
     multiplier: Model  # log alpha'
     beta: Any  # the coefficient's state, () without one
     updates: jax.Array  # [] int32
+    weighting: Any = ()  # the weighting's state, () without one
 
 
 class Draws(NamedTuple):
@@ -76,6 +81,7 @@ class Rows(NamedTuple):
     y: jax.Array  # [B]
     weight: jax.Array  # [B] beta
     bound: Any  # [B] Cal-QL's, or None
+    temporal: Any  # [B] the weighting's, of the squared errors, or None
 
 
 def threshold_log_density(mean: jax.Array, log_std: jax.Array, n: jax.Array | float) -> jax.Array:
@@ -122,10 +128,16 @@ class CQL(Algorithm[State]):
     critic_hidden_sizes: tuple[int, ...] = (256, 256, 256)  # [baselines.md 3; five layers on AntMaze]
     second_critic_hidden_sizes: tuple[int, ...] | None = None  # where they differ [released SSAR, ssar.md B23]
     critic_layer_norm: bool = False  # LayerNorm in the critics [off in CQL, on in SSAR (ssar.md B28)]
-    initialization: Literal["offline", "finetune"] = "offline"  # orthogonal critics, or all networks [baselines.md 3]
+    initialization: Initialization = "offline"  # orthogonal: critics, all networks, or none [baselines.md 3; baq.md 5]
+    weighting: Weighting | None = None
 
     gives = ("actor", "critic", "temperature", "multiplier", "beta", "updates")
     policy_kind = "tanh_gaussian"
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # what it needs depends on the weighting
+        """What the weighting reads."""
+        return self.weighting.needs if self.weighting else ()
 
     @property
     def columns(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -136,7 +148,7 @@ class CQL(Algorithm[State]):
         """Fresh or continued networks."""
         actor_key, critic_key, beta_key = jax.random.split(key, 3)
         everywhere: Initializer = Orthogonal(math.sqrt(2))
-        fine = self.initialization == "finetune"
+        fine, plain = self.initialization == "finetune", self.initialization == "plain"
         policy = TanhGaussianPolicy(
             *spec,
             self.hidden_sizes,
@@ -148,8 +160,8 @@ class CQL(Algorithm[State]):
             *spec,
             self.critic_hidden_sizes,
             self.critic_layer_norm,
-            initializer=everywhere,
-            last_initializer=None if fine else Orthogonal(1e-2),
+            initializer=fan_in_uniform if plain else everywhere,
+            last_initializer=None if fine or plain else Orthogonal(1e-2),
             later_hidden_sizes=self.second_critic_hidden_sizes,
         )
         actor_adam, critic_adam = Adam(self.actor_learning_rate), Adam(self.critic_learning_rate)
@@ -166,6 +178,7 @@ class CQL(Algorithm[State]):
             multiplier=Model.take(models, "multiplier", Scalar(1.0), critic_adam, key),
             beta=beta,
             updates=updates,
+            weighting=self.weighting.init(models, spec, key) if self.weighting else (),
         )
 
     def draw(self, key: jax.Array, spec: Spec) -> Draws:
@@ -196,9 +209,14 @@ class CQL(Algorithm[State]):
             weight: jax.Array = jnp.full_like(batch.reward, self.conservative_weight)
         else:
             weight = self.coefficient(s.beta, batch, s.updates + 1)  # [B]
+        weights, info = row_weights(self.weighting, s.weighting, batch)
+        metrics |= info
+        if weights.conservative is not None:
+            weight = weight * weights.conservative
         multiplier = jnp.clip(jnp.exp(s.multiplier()), 0, MULTIPLIER_MAX) if self.lagrange else jnp.ones(())
 
-        rows = Rows(batch.obs, actions, log_density, y, weight, batch.extras.get("return_to_go"))
+        bound = batch.extras.get("return_to_go")
+        rows = Rows(batch.obs, actions, log_density, y, weight, bound, weights.temporal)
         parts = parts_for_cache(len(y), actions.shape[1] * max(self.critic_hidden_sizes))
 
         def critic_loss(critic: Model, part: Rows) -> tuple[jax.Array, Any]:
@@ -302,7 +320,8 @@ class CQL(Algorithm[State]):
             conservative = (rows.weight * (gap - self.lagrange_gap if self.lagrange else gap)).mean()
             excess += conservative
             conservative *= multiplier
-            td = jnp.square(data - rows.y).mean()
+            error = jnp.square(data - rows.y)  # [B]
+            td = (error if rows.temporal is None else rows.temporal * error).mean()
             total += td + conservative
             metrics |= {
                 f"critic_{i}_mean": data.mean(),
@@ -359,4 +378,5 @@ class CQL(Algorithm[State]):
         metrics = {"critic_1_probe_mean": s.critic(batch.obs, batch.action)[0].mean()}
         if self.coefficient is not None:
             metrics |= self.coefficient.diagnose(s.beta, batch, s.updates)
-        return metrics
+        _, info = row_weights(self.weighting, s.weighting, batch)
+        return metrics | {f"{name}_probe": value for name, value in info.items()}

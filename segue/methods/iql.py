@@ -5,14 +5,15 @@
     L_pi = -E [ w log pi(a|s) ]           w = min(exp(beta A), w_max), A as in L_V           (Eq. 7)
     L_pi =  E [ w |pi(s) - a|^2 ]         for a deterministic actor
 
-The actor's learning rate falls by a cosine (App. B). SSAR takes the critics alone: a transition is selected if
-min_i Q_i(s, a) >= V(s) (../spec/ssar.md 2.2).
+A `weighting` (segue.core.weighting) multiplies each row's part of L_V and L_Q, not of L_pi. The actor's learning rate
+falls by a cosine (App. B). SSAR takes the critics alone: a transition is selected if min_i Q_i(s, a) >= V(s)
+(../spec/ssar.md 2.2).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,16 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
 from segue.core.types import Batch, Metrics, Models, Spec
+from segue.core.weighting import Weighting, row_weights
 from segue.losses import td_target
 from segue.nets.networks import MLP, Critics, dropout_masks
-from segue.nets.policies import DeterministicPolicy, GaussianPolicy, gaussian_log_density, sample_in_box
+from segue.nets.policies import (
+    LOG_STD_MIN,
+    DeterministicPolicy,
+    GaussianPolicy,
+    gaussian_log_density,
+    sample_in_box,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -42,32 +50,54 @@ class IQLState(State):
 
     actor: Model
     origin: jax.Array  # [] int32 updates made before this phase
+    weighting: Any = ()  # the weighting's state, () without one
 
 
 class NoDraws(NamedTuple):
     """The update is deterministic."""
 
 
+class Values(Protocol):
+    """A state that holds what `learn_values` changes."""
+
+    @property
+    def critic(self) -> Model:
+        """With target."""
+
+    @property
+    def value(self) -> Model:
+        """V."""
+
+
 def learn_values(
-    s: State, batch: Batch, expectile: float, discount: float, target_update_rate: float
+    s: Values,
+    batch: Batch,
+    expectile: float,
+    discount: float,
+    target_update_rate: float,
+    weight: jax.Array | None = None,
 ) -> tuple[Model, Model, jax.Array, Metrics]:
-    """V, then the critics with the old V's next values, then the targets.
+    """V, then the critics with the old V's next values, then the targets; rows count as `weight` [B] says, if given.
 
     Returns critic, value and the advantages A [B], from before the step.
     """
+
+    def weighted(errors: jax.Array) -> jax.Array:  # [..., B]
+        return errors if weight is None else weight * errors
+
     next_value = s.value(batch.next_obs)[..., 0]  # [B], before V moves
     q = s.critic.slow(batch.obs, batch.action).min(0)  # [2, B] -> [B]
 
     def value_loss(value: Model) -> tuple[jax.Array, jax.Array]:
         advantage = q - value(batch.obs)[..., 0]  # [B]
-        return (jnp.abs(expectile - (advantage < 0)) * jnp.square(advantage)).mean(), advantage
+        return weighted(jnp.abs(expectile - (advantage < 0)) * jnp.square(advantage)).mean(), advantage
 
     value, v_loss, advantage = s.value.descend(value_loss)
     y = td_target(batch, discount, next_value)
 
     def critic_loss(critic: Model) -> tuple[jax.Array, jax.Array]:
         values = critic(batch.obs, batch.action)  # [2, B]
-        return 0.5 * jnp.square(values - y).mean(-1).sum(), values[0].mean()
+        return 0.5 * weighted(jnp.square(values - y)).mean(-1).sum(), values[0].mean()
 
     critic, q_loss, q_mean = s.critic.descend(critic_loss)
     metrics = {"value_loss": v_loss, "critic_loss": q_loss, "critic_1_mean": q_mean}
@@ -82,6 +112,7 @@ class IQL(Algorithm[IQLState]):
     inverse_temperature: float = 3.0  # beta [App. B; 10 on AntMaze]
     advantage_weight_max: float = 100.0  # w_max, of the exponential [baselines.md 5]
     deterministic_actor: bool = False  # instead of a Gaussian one [baselines.md 5; presets for Hopper]
+    log_std_min: float = LOG_STD_MIN  # of a Gaussian actor's log-std [baselines.md 5; the original's -5 is PEX's too]
     actor_dropout: float = 0.0  # rate after the actor's hidden layers [off in baselines_hparams.yaml]
     actor_schedule: Literal["cosine", "constant"] = "cosine"  # of its learning rate, offline [App. B]
     cosine_updates: int | None = 1_000_000  # until that rate is 0 [App. B]; None: the length of the offline phase
@@ -95,8 +126,14 @@ class IQL(Algorithm[IQLState]):
     critic_learning_rate: float = 3e-4  # Adam [App. B]
     value_learning_rate: float = 3e-4  # Adam [App. B]
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor, critics and value [App. B]
+    weighting: Weighting | None = None
 
     gives = ("actor", "critic", "value", "updates")
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # what it needs depends on the weighting
+        """What the weighting reads."""
+        return self.weighting.needs if self.weighting else ()
 
     @property
     def policy_kind(self) -> str:
@@ -106,7 +143,7 @@ class IQL(Algorithm[IQLState]):
     def init(self, models: Models, spec: Spec, key: jax.Array) -> IQLState:
         """Fresh or continued actor, critics and value."""
         actor_key, critic_key, value_key = jax.random.split(key, 3)
-        policy = GaussianPolicy(*spec, self.hidden_sizes, tanh_mean=True)
+        policy = GaussianPolicy(*spec, self.hidden_sizes, tanh_mean=True, log_std_min=self.log_std_min)
         actor = DeterministicPolicy(*spec, self.hidden_sizes) if self.deterministic_actor else policy
         critics = Critics(*spec, self.hidden_sizes)
         value = MLP((spec.observation_dim, *self.hidden_sizes, 1))
@@ -117,6 +154,7 @@ class IQL(Algorithm[IQLState]):
             value=Model.take(models, "value", value, Adam(self.value_learning_rate), value_key),
             updates=updates,
             origin=updates,
+            weighting=self.weighting.init(models, spec, key) if self.weighting else (),
         )
 
     def draw(self, key: jax.Array, spec: Spec) -> tuple[jax.Array, ...]:
@@ -139,12 +177,15 @@ class IQL(Algorithm[IQLState]):
         self, s: IQLState, batch: Batch, draws: tuple[jax.Array, ...], policy_step: bool
     ) -> tuple[IQLState, Metrics]:
         """Value, critics, targets; on policy steps the actor, by the advantages from before all of these."""
+        rate = self.actor_rate(s, batch.reward)
+        weights, info = row_weights(self.weighting, s.weighting, batch)
         critic, value, advantage, metrics = learn_values(
-            s, batch, self.expectile, self.discount, self.target_update_rate
+            s, batch, self.expectile, self.discount, self.target_update_rate, weights.temporal
         )
-        actor, updates = s.actor, s.updates + 1
+        metrics |= info
+        s = replace(s, critic=critic, value=value, updates=s.updates + 1)
         if not policy_step:
-            return IQLState(critic, value, updates, actor, s.origin), metrics
+            return s, metrics
         weight = jnp.minimum(jnp.exp(self.inverse_temperature * advantage), self.advantage_weight_max)  # [B]
         dropout = tuple(keep / (1 - self.actor_dropout) for keep in draws)
 
@@ -154,14 +195,13 @@ class IQL(Algorithm[IQLState]):
             mean, log_std = actor(batch.obs, *dropout)  # [B, A], [A]
             return -(weight * gaussian_log_density(batch.action, mean, log_std).sum(-1)).mean(), None
 
-        rate = self.actor_rate(s, advantage)
-        actor, loss, _ = actor.descend(actor_loss, rate)
+        actor, loss, _ = s.actor.descend(actor_loss, rate)
         metrics |= {
             "actor_loss": loss,
             "num_clipped_weights": (weight >= self.advantage_weight_max).sum().astype(weight.dtype),
             "actor_learning_rate": jnp.asarray(self.actor_learning_rate * rate, weight.dtype),
         }
-        return IQLState(critic, value, updates, actor, s.origin), metrics
+        return replace(s, actor=actor), metrics
 
     def act(self, s: IQLState, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """The mean, or pi(s); while exploring a sample, or pi(s) with clipped noise. In [-1, 1]."""
@@ -183,7 +223,8 @@ class IQL(Algorithm[IQLState]):
         metrics["positive_advantage_fraction"] = (q.min(0) > value).mean()
         if not self.deterministic_actor:
             metrics["policy_std_mean"] = jnp.exp(s.actor(batch.obs)[1]).mean()
-        return metrics
+        _, info = row_weights(self.weighting, s.weighting, batch)
+        return metrics | {f"{name}_probe": value for name, value in info.items()}
 
 
 @dataclass(frozen=True)
