@@ -28,6 +28,7 @@ from segue.methods.awac import AWAC
 from segue.methods.bc import BC
 from segue.methods.cql import CQL
 from segue.methods.iql import IQL, IQLCritics
+from segue.methods.pex import PEX
 from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
 from segue.methods.so2 import SO2
@@ -67,6 +68,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iql": IQL(0.5, inverse_temperature=10.0, cosine_updates=UPDATES, value_learning_rate=1e-3, **QUICK, **RATES),
     "cql": CQL(**UNBIASED, **QUICK, **RATES),
     "awac": AWAC(advantage_temperature=0.1, **QUICK, **RATES),
+    "pex": PEX(expectile=0.5, value_learning_rate=1e-3, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
 VALUED = ("td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics")
@@ -211,6 +213,11 @@ def test_awac_clones_by_capped_weights() -> None:
         weight = np.minimum(np.exp(advantage / algorithm.advantage_temperature), algorithm.advantage_weight_max).mean(1)
         mean = float((weight * actions).sum() / weight.sum())
     assert 0.3 < mean < BEST_ACTION and abs(policy("awac")["choice"] - mean) < 0.08, mean
+
+
+def test_pex_finds_better_actions_than_the_policy_that_it_froze() -> None:
+    """A random one near 0. It learns values as IQL does (tests/test_pex.py); its std, one for all contexts, is wide."""
+    assert abs(policy("pex")["choice"] - BEST_ACTION) < 0.2
 
 
 class Choice(gym.Env):
