@@ -29,12 +29,41 @@ class Adam:
         return optax.adam(self.learning_rate, eps=self.epsilon)
 
     def clipped(self, grads: PyTree) -> PyTree:
-        """`grads`, scaled down to the largest norm; 1e-6 is the guard of the papers' framework against a zero norm."""
-        if self.clip_norm is None:
-            return grads
-        norm = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(grads)))
-        scale = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
-        return jax.tree.map(lambda x: scale * x, grads)
+        """`grads`, scaled down to the largest norm."""
+        return clipped_to(self.clip_norm, grads)
+
+
+@dataclass(frozen=True)
+class Lamb:
+    """LAMB (You et al. 2019, arXiv:1904.00962; b1 0.9, b2 0.999), after an optional clip as Adam's.
+
+    Adam's step plus `weight_decay` times the parameters; of each array, scaled to the array's own norm.
+    """
+
+    learning_rate: float
+    clip_norm: float | None = None
+    weight_decay: float = 0.0
+    epsilon: float = 1e-6  # outside the square root
+
+    def transform(self) -> optax.GradientTransformation:
+        """The optax transformation with these settings."""
+        return optax.lamb(self.learning_rate, eps=self.epsilon, weight_decay=self.weight_decay)
+
+    def clipped(self, grads: PyTree) -> PyTree:
+        """`grads`, scaled down to the largest norm."""
+        return clipped_to(self.clip_norm, grads)
+
+
+Optimizer = Adam | Lamb
+
+
+def clipped_to(clip_norm: float | None, grads: PyTree) -> PyTree:
+    """`grads`, scaled down to the largest norm; 1e-6 is the guard of the papers' framework against a zero norm."""
+    if clip_norm is None:
+        return grads
+    norm = jnp.sqrt(sum(jnp.square(x).sum() for x in jax.tree.leaves(grads)))
+    scale = jnp.minimum(1.0, clip_norm / (norm + 1e-6))
+    return jax.tree.map(lambda x: scale * x, grads)
 
 
 PART_BYTES = 1 << 19  # half of a core's second-level cache: a layer's activations and their gradient [measured]
@@ -58,10 +87,10 @@ class Model:
     target: PyTree
     opt_state: PyTree
     net: Any = field(metadata={"static": True})
-    optimizer: Adam = field(metadata={"static": True})
+    optimizer: Optimizer = field(metadata={"static": True})
 
     @classmethod
-    def create(cls, net: Any, optimizer: Adam, key: jax.Array, target: bool = False) -> Model:
+    def create(cls, net: Any, optimizer: Optimizer, key: jax.Array, target: bool = False) -> Model:
         """Fresh parameters from `net.init(key)`, a target equal to them if asked for, an empty optimizer state."""
         params = net.init(key)
         copy = jax.tree.map(jnp.copy, params) if target else None  # a donated state may not hold one buffer twice
@@ -73,7 +102,7 @@ class Model:
         models: Models,
         role: str,
         net: Any,
-        optimizer: Adam,
+        optimizer: Optimizer,
         key: jax.Array,
         target: bool = False,
         keep_moments: bool = True,
@@ -158,7 +187,7 @@ class Model:
         """The target a hard copy of the parameters."""
         return replace(self, target=jax.tree.map(jnp.copy, self.params))
 
-    def continued(self, optimizer: Adam, keep_moments: bool = True) -> Model:
+    def continued(self, optimizer: Optimizer, keep_moments: bool = True) -> Model:
         """The same model under another phase's optimizer settings; moments are kept where their shape is the same."""
         fresh = optimizer.transform().init(self.params)
         want: Any = jax.tree.structure(fresh)

@@ -1,0 +1,378 @@
+"""The Online Decision Transformer: what its network sees, what it learns from, how it acts on a history."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segue.core.model import Adam, Lamb, Model, Scalar
+from segue.core.reference import NO_SCORE
+from segue.core.types import Batch, Spec
+from segue.methods.odt import ODT, Draws, History, State
+from segue.nets.transformer import LOG_STD_MAX, LOG_STD_MIN, SequencePolicy
+
+SPEC = Spec(3, 2)
+K = 4
+SMALL: dict[str, Any] = {
+    "batch_size": 5,
+    "context_length": K,
+    "acting_context_length": 3,
+    "width": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "learning_rate_warmup_updates": 2,
+    "actor_learning_rate": 0.1,
+}
+# Compiled, for one by one the operations would take seconds.
+update = jax.jit(ODT.update, static_argnums=(0, 4))
+act = jax.jit(ODT.act, static_argnums=(0, 4))
+act_in = jax.jit(ODT.act_in, static_argnums=(0, 6))
+apply = jax.jit(SequencePolicy.apply, static_argnums=0)
+NET = SequencePolicy(3, 2, width=8, num_layers=2, num_heads=2, context_length=K, ordering=True)
+
+
+def sequence(length: int = K, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rng = np.random.default_rng(seed)
+    returns, obs, action = rng.normal(size=length), rng.normal(size=(length, 3)), rng.uniform(-1, 1, (length, 2))
+    return jnp.asarray(returns, jnp.float32), jnp.asarray(obs, jnp.float32), jnp.asarray(action, jnp.float32)
+
+
+def draw(algorithm: ODT) -> Draws:
+    return jax.jit(lambda key: algorithm.draw(key, SPEC))(jax.random.key(1))
+
+
+def outputs(params: Any, *inputs: jax.Array) -> np.ndarray:
+    """[T, 2 A]."""
+    return np.concatenate(apply(NET, params, *inputs), axis=-1)
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    """With biases and norms away from their start, so that nothing hides in a zero."""
+    fresh: Any = jax.device_get(jax.jit(NET.init)(jax.random.key(0)))
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), fresh)
+
+
+# -- what the network sees
+
+
+@pytest.mark.parametrize("t", range(K))
+def test_an_action_is_read_off_the_past_its_own_return_and_observation(params: Any, t: int) -> None:
+    """A change at step t moves the outputs from t on; that of a_t, which is what is predicted, only those after t."""
+    before = outputs(params, *sequence())
+    for i, first in ((0, t), (1, t), (2, t + 1)):
+        changed = list(sequence())
+        changed[i] = changed[i].at[t].add(1.0)
+        moved = (np.abs(outputs(params, *changed) - before) > 1e-6).any(-1)
+        assert moved.tolist() == [step >= first for step in range(K)], ("return", "observation", "action")[i]
+
+
+def test_what_fills_a_short_sequence_is_not_seen(params: Any) -> None:
+    short, filled = sequence(), sequence(seed=1)
+    mixed = [jnp.concatenate([a[:2], b[2:]]) for a, b in zip(short, filled, strict=True)]
+    alone = [x[:2] for x in short]
+    np.testing.assert_allclose(outputs(params, *mixed)[:2], outputs(params, *alone), atol=1e-5)
+
+
+def test_with_ordering_a_step_knows_its_place(params: Any) -> None:
+    """Two equal steps: without it only what attention mixes in tells them apart, and among equals that is nothing."""
+    same = [jnp.stack([x[0], x[0]]) for x in sequence()]
+    none = replace(NET, ordering=False)
+    for net, differ in ((NET, True), (none, False)):
+        # Of two equal steps the second sees the first one's action too, unless attention gives every token the same.
+        first, second = np.concatenate(apply(net, _without_attention(params), *same), axis=-1)
+        assert (np.abs(first - second).max() > 1e-4) == differ
+
+
+def _without_attention(params: Any) -> Any:
+    layers = {name: layer for name, layer in params.items() if name.startswith("layer_")}
+    return params | {
+        name: layer | {"attention_out": jax.tree.map(jnp.zeros_like, layer["attention_out"])}
+        for name, layer in layers.items()
+    }
+
+
+def test_the_network_is_the_transformer_of_its_docstring(params: Any) -> None:
+    """Written out again in NumPy, token by token."""
+    returns, obs, action = (np.asarray(x, np.float64) for x in sequence())
+    p: Any = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+    def affine(layer: Any, x: np.ndarray) -> np.ndarray:
+        return x @ layer["kernel"] + layer["bias"]
+
+    def norm(layer: Any, x: np.ndarray) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * layer["scale"] + layer["bias"]
+
+    tokens = []
+    for t in range(K):
+        for name, value in (("return", returns[t : t + 1]), ("obs", obs[t]), ("action", action[t])):
+            tokens.append(affine(p[f"embed_{name}"], value) + p["places"][t])
+    x = norm(p["norm_tokens"], np.stack(tokens))
+    for i in range(2):
+        layer = p[f"layer_{i}"]
+        parts = np.split(affine(layer["attention_in"], norm(layer["norm_attention"], x)), 3, axis=-1)
+        mixed = np.zeros_like(x)
+        for head in (slice(0, 4), slice(4, 8)):
+            query, key, value = (part[:, head] for part in parts)
+            for n in range(3 * K):
+                weights = np.exp([query[n] @ key[m] / 2 for m in range(n + 1)])  # sqrt of 4, a head's width
+                mixed[n, head] = weights @ value[: n + 1] / weights.sum()
+        x = x + affine(layer["attention_out"], mixed)
+        x = x + affine(layer["mlp_out"], np.maximum(affine(layer["mlp_in"], norm(layer["norm_mlp"], x)), 0))
+    mean, raw = np.split(affine(p["head"], norm(p["norm_last"], x)[1::3]), 2, axis=-1)
+    found = apply(NET, params, *sequence())
+    np.testing.assert_allclose(found[0], mean, atol=1e-5)
+    np.testing.assert_allclose(found[1], -5 + 3.5 * (np.tanh(raw) + 1), atol=1e-5)
+
+
+def test_the_log_std_stays_in_its_range(params: Any) -> None:
+    for sign, end in ((-1, LOG_STD_MIN), (1, LOG_STD_MAX)):
+        far = {"kernel": jnp.zeros((8, 4)), "bias": jnp.full(4, 1e4 * sign)}
+        np.testing.assert_allclose(apply(NET, params | {"head": far}, *sequence())[1], end, atol=1e-5)
+
+
+def test_dropout_masks_are_the_factors_that_the_network_takes(params: Any) -> None:
+    masks = NET.dropout_masks(jax.random.key(0), 0.25, 6)
+    assert [m.shape[1:] for m in masks] == [(12, 8), *[(2, 12, 12), (12, 8), (12, 8)] * 2]
+    assert np.mean([np.mean(m) for m in masks]) == pytest.approx(0.75, abs=0.03)
+    many = [jnp.stack([x] * 6) for x in sequence()]
+    plain = np.concatenate(apply(NET, params, *many), axis=-1)
+    ones = np.concatenate(apply(NET, params, *many, *[jnp.ones_like(m) for m in masks]), axis=-1)
+    np.testing.assert_allclose(ones, plain, atol=1e-6)
+    for i in range(len(masks)):  # each of them matters
+        factors = [m if i == j else jnp.ones_like(m) for j, m in enumerate(masks)]
+        assert np.abs(np.concatenate(apply(NET, params, *many, *factors), axis=-1) - plain).max() > 1e-3, i
+    assert NET.dropout_masks(jax.random.key(0), 0.0, 6) == ()
+
+
+# -- the optimizer
+
+
+def test_lamb_scales_each_array_to_its_own_norm() -> None:
+    """Its first step by hand: Adam's is the gradient's sign; plus decay; times the array's norm over the step's."""
+    params = {"a": jnp.asarray([3.0, 4.0]), "b": jnp.asarray([0.0])}
+    model = Model(params, None, Lamb(0.1, None, 0.5).transform().init(params), None, Lamb(0.1, None, 0.5))
+    after = model.step({"a": jnp.asarray([2.0, -1.0]), "b": jnp.asarray([1.0])}).params
+    step = np.array([1 + 1.5, -1 + 2.0])
+    np.testing.assert_allclose(after["a"], [3, 4] - 0.1 * step * 5 / np.linalg.norm(step), rtol=1e-5)
+    np.testing.assert_allclose(after["b"], [-0.1], rtol=1e-5)  # an array of norm 0 moves as with Adam
+
+
+def test_lamb_clips_as_adam_does_and_adam_is_what_it_was() -> None:
+    grads = {"a": jnp.asarray([3.0, 4.0])}
+    for optimizer in (Lamb(0.1, 0.25), Adam(0.1, 0.25)):
+        np.testing.assert_allclose(optimizer.clipped(grads)["a"], [0.15, 0.2], rtol=1e-5)
+    assert Lamb(0.1).clipped(grads) is grads
+    state = Adam(0.1).transform().init(grads)
+    want: Any = jax.tree.structure(optax.adam(0.1, eps=1e-8).init(grads))
+    assert jax.tree.structure(state) == want
+
+
+# -- the losses
+
+
+class Constant:
+    """A policy of which mean and log-std [A] are the parameters, whatever it sees."""
+
+    kind, observation_dim, action_dim = "sequence", 3, 1
+
+    def init(self, key: jax.Array) -> Any:
+        return {"mean": jnp.asarray([0.3]), "log_std": jnp.asarray([-0.4])}
+
+    def apply(self, params: Any, returns: jax.Array, obs: jax.Array, action: jax.Array) -> Any:
+        shape = (*returns.shape, 1)
+        return jnp.broadcast_to(params["mean"], shape), jnp.broadcast_to(params["log_std"], shape)
+
+
+CONSTANT = Constant()
+
+
+def stretch(to_go: Any, present: Any, action: Any, time_step: Any = None) -> Batch:
+    """Batch of sequences, [B, K] each; observations and what no loss reads are noise."""
+    to_go, present, action = (np.asarray(x, np.float32) for x in (to_go, present, action))
+    noise: Any = np.random.default_rng(0).normal(size=(*to_go.shape, 3)).astype(np.float32)
+    steps = np.broadcast_to(np.arange(7, 7 + to_go.shape[1]), to_go.shape) if time_step is None else time_step
+    extras: Any = {"return_to_go": to_go, "present": present, "time_step": np.asarray(steps, np.float32)}
+    return Batch(noise, action.reshape(*to_go.shape, -1), to_go, noise, np.zeros_like(to_go), extras)
+
+
+def constant_state(algorithm: ODT) -> State:
+    adam = Adam(algorithm.temperature_learning_rate)
+    actor = Model.create(CONSTANT, Lamb(0.1), jax.random.key(0))
+    temperature = Model.create(Scalar(math.log(algorithm.initial_temperature)), adam, jax.random.key(0))
+    return State(actor, temperature, jnp.float32(NO_SCORE), jnp.int32(0))
+
+
+def log_density(x: float, mean: float = 0.3, log_std: float = -0.4) -> float:
+    """Of the action tanh(x)."""
+    normal = -0.5 * ((x - mean) / math.exp(log_std)) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
+    return normal - math.log(1 - math.tanh(x) ** 2)
+
+
+def test_losses_by_hand() -> None:
+    """Two sequences of two steps, one of them padding: mean over the three true steps, not over sequences."""
+    algorithm = ODT(**SMALL | {"batch_size": 2, "context_length": 2}, actor_dropout=0.0)
+    actions, noise = [[0.5, -0.2], [0.1, 0.9]], [[0.7, -1.1], [0.2, 5.0]]
+    batch = stretch([[2.0, 1.0], [3.0, 3.0]], [[1, 1], [1, 0]], actions)
+    state = constant_state(algorithm)
+    after, metrics = update(algorithm, state, batch, Draws(jnp.asarray(noise)[..., None], ()), True)
+    likelihood = np.mean([log_density(math.atanh(a)) for a in (0.5, -0.2, 0.1)])
+    entropy = -np.mean([log_density(0.3 + math.exp(-0.4) * n) for n in (0.7, -1.1, 0.2)])
+    assert metrics["log_likelihood"] == pytest.approx(likelihood, rel=1e-5)
+    assert metrics["entropy"] == pytest.approx(entropy, rel=1e-5)
+    assert metrics["actor_loss"] == pytest.approx(-likelihood - 0.1 * entropy, rel=1e-5)
+    assert metrics["steps_per_sequence"] == 1.5
+    # lambda: its gradient has the sign of H + A; Adam's first step is one learning rate long.
+    sign = np.sign(entropy + 1.0)
+    assert float(after.temperature()) == pytest.approx(math.log(0.1) - 1e-4 * sign, rel=1e-6)
+
+
+@pytest.mark.parametrize(("log_std", "rises"), [(-3.0, True), (-0.4, False)])
+def test_lambda_rises_where_the_entropy_is_below_that_of_one_action(log_std: float, rises: bool) -> None:
+    """H_min is -A for every single action: summed over the K steps of a sequence it would be met here."""
+    algorithm = ODT(**SMALL, actor_dropout=0.0)
+    state = constant_state(algorithm)
+    state = replace(state, actor=replace(state.actor, params={"mean": jnp.zeros(1), "log_std": jnp.asarray([log_std])}))
+    noise = jax.random.normal(jax.random.key(0), (5, K, 1))
+    batch = stretch(np.ones((5, K)), np.ones((5, K)), np.zeros((5, K, 1)))
+    after, metrics = update(algorithm, state, batch, Draws(noise, ()), True)
+    assert -K < metrics["entropy"] < 1 and (metrics["entropy"] < -1) == rises
+    assert (after.temperature() > state.temperature()) == rises
+
+
+def trainable(**settings: Any) -> tuple[ODT, State]:
+    algorithm = ODT(**SMALL | settings)
+    return algorithm, jax.jit(lambda: algorithm.init({}, SPEC, jax.random.key(0)))()
+
+
+def some_batch(seed: int = 0, present: Any = None) -> Batch:
+    rng: Any = np.random.default_rng(seed)
+    to_go, action = 1000 * rng.normal(size=(5, K)), rng.uniform(-1, 1, (5, K, 2))
+    return stretch(to_go, np.ones((5, K)) if present is None else present, action)
+
+
+def test_padding_and_unfinished_episodes_teach_nothing() -> None:
+    """Whatever stands there; and a batch without any true step leaves all but the count of updates as it is."""
+    algorithm, state = trainable()
+    draws = draw(algorithm)
+    present = np.ones((5, K), np.float32)
+    present[0, 2:], present[1] = 0, 0
+    batch = some_batch(present=present)
+
+    def spoiled(x: Any) -> Any:
+        return jnp.where(jnp.asarray(present).reshape(5, K, *[1] * (x.ndim - 2)) > 0, x, 0.123)
+
+    other = batch._replace(obs=spoiled(batch.obs), action=spoiled(batch.action))
+    to_go: Any = np.where(present > 0, batch.extras["return_to_go"], -np.inf)
+    unfinished = batch._replace(extras=batch.extras | {"present": jnp.ones((5, K)), "return_to_go": to_go})
+    want = update(algorithm, state, batch, draws, True)[0]
+    for one in (other, unfinished):
+        found = update(algorithm, state, one, draws, True)[0]
+        for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(found), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    nothing = update(algorithm, state, some_batch(present=np.zeros((5, K))), draws, True)[0]
+    for a, b in zip(jax.tree.leaves(replace(state, updates=jnp.int32(1))), jax.tree.leaves(nothing), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_network_is_shown_scaled_returns() -> None:
+    algorithm, state = trainable()
+    draws = draw(algorithm)
+    batch = some_batch()
+    scaled = batch._replace(extras=batch.extras | {"return_to_go": 0.001 * batch.extras["return_to_go"]})
+    loss = update(algorithm, state, batch, draws, True)[1]["actor_loss"]
+    same = update(replace(algorithm, return_scale=1.0), state, scaled, draws, True)[1]["actor_loss"]
+    raw = update(replace(algorithm, return_scale=1.0), state, batch, draws, True)[1]["actor_loss"]
+    assert float(same) == pytest.approx(float(loss), rel=1e-5) and abs(raw - loss) > 1e-4
+
+
+def test_the_learning_rate_rises_linearly() -> None:
+    """With a warm-up of two updates the first is half as long as the second's full length, from the same state."""
+    algorithm, state = trainable()
+    draws, batch = draw(algorithm), some_batch()
+    steps = []
+    for done in (0, 1, 5):
+        after = update(algorithm, replace(state, updates=jnp.int32(done)), batch, draws, True)[0]
+        steps.append(np.asarray(after.actor.params["head"]["kernel"] - state.actor.params["head"]["kernel"]))
+    np.testing.assert_allclose(steps[0], steps[1] / 2, atol=1e-6)
+    np.testing.assert_array_equal(steps[1], steps[2])
+
+
+def test_an_extreme_action_has_a_finite_likelihood() -> None:
+    algorithm, state = trainable()
+    batch = some_batch()._replace(action=jnp.ones((5, K, 2)))
+    after, metrics = update(algorithm, state, batch, draw(algorithm), True)
+    assert np.isfinite(metrics["actor_loss"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+
+
+# -- acting
+
+
+def test_the_best_return_is_that_of_an_episode_from_its_start() -> None:
+    algorithm, state = trainable()
+    draws = draw(algorithm)
+    steps = np.arange(K) + np.array([[0], [3], [0], [0], [9]])
+    to_go = np.array([[5.0], [99.0], [-2.0], [8.0], [50.0]]) + np.zeros((5, K))
+    present = np.ones((5, K))
+    present[3] = 0
+    batch = stretch(to_go, present, np.zeros((5, K, 2)), steps)
+    assert algorithm.wanted_return(state, False) == 0
+    after = update(algorithm, state, batch, draws, True)[0]
+    assert after.best_return == 5 and algorithm.wanted_return(after, False) == 5
+    assert algorithm.wanted_return(after, True) == 10
+    worse = batch._replace(extras=batch.extras | {"return_to_go": batch.extras["return_to_go"] - 1})
+    assert update(algorithm, after, worse, draws, True)[0].best_return == 5
+    chosen_one = replace(algorithm, target_return=-40.0)
+    assert [float(chosen_one.wanted_return(after, explore)) for explore in (False, True)] == [-40, 0]
+
+
+def played(algorithm: ODT, state: State, steps: int, explore: bool = False) -> tuple[list[Any], list[Any], History]:
+    """Observations, rewards; the actions that a policy took on them one by one."""
+    rng: Any = np.random.default_rng(3)
+    obs, rewards = rng.normal(size=(steps, 3)).astype(np.float32), [0.0, *rng.normal(size=steps).tolist()]
+    history, actions = algorithm.context(SPEC), []
+    for t in range(steps):
+        step = (obs[t], np.float32(rewards[t]), jax.random.key(t))
+        action, history = act_in(algorithm, state, history, *step, explore)
+        actions.append(np.asarray(action))
+    return [obs, rewards], actions, history
+
+
+@pytest.mark.parametrize("ordering", [False, True])
+def test_acting_sees_the_last_steps_and_what_is_left_of_the_return(ordering: bool) -> None:
+    """Against the network on the stretch itself: C = 3 steps at most, g_t = G - what was earned before t."""
+    algorithm, state = trainable(target_return=900.0, ordering=ordering)
+    (obs, rewards), actions, history = played(algorithm, state, 7)
+    left = 0.001 * (900 - np.cumsum(rewards))
+    done = np.stack(actions)
+    for t in range(7):
+        past = slice(max(0, t - 2), t + 1)
+        none_yet = np.concatenate([done[max(0, t - 2) : t], np.zeros((1, 2))])
+        inputs = (left[past].astype(np.float32), obs[past], none_yet.astype(np.float32))
+        mean, _ = apply(state.actor.net, state.actor.params, *inputs)
+        np.testing.assert_allclose(actions[t], np.tanh(mean[-1]), atol=1e-6)
+    assert history.length == 3 and history.total == pytest.approx(sum(rewards[:7]), rel=1e-5)
+    np.testing.assert_allclose(history.action, done[-3:], atol=1e-7)
+
+
+def test_exploring_samples_with_a_higher_return_and_evaluating_does_not() -> None:
+    algorithm, state = trainable(target_return=900.0)
+    obs: Any = np.ones(3, np.float32)
+    greedy, again = (act(algorithm, state, obs, jax.random.key(k), False) for k in (0, 1))
+    np.testing.assert_array_equal(greedy, again)
+    one, other = (act(algorithm, state, obs, jax.random.key(k), True) for k in (0, 1))
+    assert np.abs(one - other).max() > 1e-3
+    inputs = (np.full(1, 1.8, np.float32), obs[None], np.zeros((1, 2), np.float32))
+    mean, log_std = apply(state.actor.net, state.actor.params, *inputs)
+    noise = jax.random.normal(jax.random.key(0), (2,))
+    np.testing.assert_allclose(one, np.tanh(mean[0] + np.exp(log_std[0]) * noise), atol=1e-6)
