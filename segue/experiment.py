@@ -60,11 +60,17 @@ def phases_of(config: dict[str, Any]) -> tuple[Phase, ...]:
     if config["offline"] is not None:
         phases += recipe_of(config["offline"]).offline_phases(config["updates"])
     if config["online"] is not None:
-        recipe = recipe_of(config["online"])
+        earlier, outside = before(config)
+        form = form_after((*earlier, *phases), outside)
+        recipe = recipe_of(config["online"]).adapted(form)
         if config.get("handover"):
-            earlier, outside = before(config)
-            phases += recipe.handover_phases(form_after((*earlier, *phases), outside))
-        phases += (recipe.online_phase(config["online_steps"]),)
+            phases += recipe.handover_phases(form)
+        if not any("behaviour" in phase.algorithm.gives for phase in (*earlier, *phases)):
+            phases += recipe.behaviour_phases()
+        online = recipe.online_phase(config["online_steps"])
+        if any(phase.online and type(phase.algorithm) is type(online.algorithm) for phase in earlier):
+            online = replace(online, fresh=())  # what it made anew in the run that it goes on with
+        phases += (online,)
     return phases
 
 

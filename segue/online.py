@@ -14,6 +14,7 @@ import numpy as np
 from segue.core.learn import Keys, Program, Turn, act, online_turn, policy_flags
 from segue.core.phases import Online
 from segue.core.replay import fill_in, store
+from segue.core.sampling import Sampling
 from segue.core.types import Batch, Metrics, PyTree
 from segue.environment import Environment
 from segue.episode_returns import EpisodeReturns, ReturnRule
@@ -41,10 +42,12 @@ class OnlineLoop:
         return_rule: ReturnRule | None = None,
         watch: Watch | None = None,
         running_return: RunningReturn | None = None,
+        priorities: Sampling | None = None,
     ):
         self.program, self.schedule, self.environments, self.preparation = program, schedule, environments, preparation
         self.state, self.rows, self.columns, self.offline, self.keys = state, rows, columns, offline, keys
         self.seeds, self.new_row_extras = seeds, new_row_extras
+        self.priorities = priorities
         self.env_step = 0
         self.updates = int(state.updates[0])  # goes on from earlier phases of the same algorithm
         self.obs = np.zeros((len(seeds), program.spec.observation_dim), np.float32)  # raw
@@ -99,21 +102,24 @@ class OnlineLoop:
             updates_due = 0 if held is not None and held.all() else self._updates_due()
             flags = policy_flags(interval, self.updates, updates_due)
             capacity = self.rows.reward.shape[1]
-            slot = (self.env_step - 1) % capacity
+            filled = self.schedule.ring_start + self.env_step
+            slot = (filled - 1) % capacity
             self.rows = store(self.rows, row, slot)
             if self.returns:
                 self._note_returns(self.returns, np.asarray(row.reward), slot)
             turn: dict[str, Any] = {
                 "obs": self.prepared,
-                "size": np.int32(min(self.env_step, capacity)),
+                "size": np.int32(min(filled, capacity)),
+                "slot": np.int32(slot),
                 "env_step": np.int32(self.env_step),
                 "updates": np.int32(self.updates),
                 "held": held,
             }
             self.host_seconds += time.perf_counter() - clock
-            self.state, action, info = online_turn(
-                self.program, flags, self.state, self.rows, self.columns, self.keys, Turn(**turn), self.offline
-            )
+            self.state, self.priorities, action, info = online_turn(
+                self.program, flags, self.state, self.priorities, self.rows, self.columns, self.keys, Turn(**turn),
+                self.offline,
+            )  # fmt: skip
             self.updates += len(flags)
             self.action = self._random_action(self.env_step) if self._random(self.env_step) else np.asarray(action)
             if flags and flags[-1]:

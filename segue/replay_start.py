@@ -38,6 +38,7 @@ class PhaseData:
     reward_scale: float | None  # largest |reward| of the dataset
     new_row_extras: Callable[[int], dict[str, np.ndarray]]  # number of online rows so far -> columns of the next
     running_return: RunningReturn | None = None  # by which the rewards were scaled, and online ones have to be
+    ring_start: Batch | None = None  # rows with which every seed's ring begins, leaves [seeds, n, ...]
 
 
 def prepared_rows(dataset: Dataset, preparation: Preparation, actions: np.ndarray | None = None) -> Batch:
@@ -78,7 +79,7 @@ def phase_data(
 
     nothing = {name: np.ones((seeds, 0), np.float32) for name in wanted}
     if dataset is None:
-        if phase.mix not in ("online", "rollout"):
+        if phase.mix not in ("online", "rollout") or (phase.online and phase.online.ring_start):
             raise UserError(f"phase '{phase.name}' learns from a dataset: give one with --dataset, or --replay none")
         return PhaseData(None, nothing, None, None, {}, None, of_new_rows, running)
     rows = prepared_rows(dataset, preparation, labels if phase.relabel else None)
@@ -111,10 +112,33 @@ def phase_data(
         kept = best_episodes(dataset.episode_ends, dataset.episode_returns, phase.top_fraction)
         rows = jax.tree.map(lambda x: x[kept], rows)
         columns = {name: flags[:, kept] for name, flags in columns.items()}
+    start = _ring_start(phase, rows, columns, seeds)
+    if phase.online and phase.online.offline_rows is not None:
+        kept = _some_rows(rows, phase.online.offline_rows)
+        rows = jax.tree.map(lambda x: x[kept], rows)
+        columns = {name: flags[:, kept] for name, flags in columns.items()}
     used: Batch | None = rows
     if phase.mix in ("online", "rollout"):
         used, columns = None, nothing
-    return PhaseData(used, columns, selection, probe, probe_columns, scale, extras, running)
+    return PhaseData(used, columns, selection, probe, probe_columns, scale, extras, running, start)
+
+
+def _some_rows(rows: Batch, count: int) -> np.ndarray:
+    """Up to `count` different rows at random, in their order."""
+    n = rows.reward.shape[0]
+    return np.sort(np.random.default_rng(1).permutation(n)[:count])
+
+
+def _ring_start(phase: Phase, rows: Batch, columns: dict[str, np.ndarray], seeds: int) -> Batch | None:
+    """The rows with which the ring begins. Raises UserError if the dataset has not as many."""
+    count, n = phase.online.ring_start if phase.online else 0, rows.reward.shape[0]
+    if count == 0:
+        return None
+    if count > n:
+        raise UserError(f"phase '{phase.name}': --ring-start {count}: the dataset has only {n} rows; give fewer")
+    chosen = _some_rows(rows, count)
+    start = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x)[chosen], (seeds, count, *x.shape[1:])), rows)
+    return start._replace(extras={name: flags[:, chosen] for name, flags in columns.items()})
 
 
 def columns_of(phase: Phase) -> tuple[str, ...]:

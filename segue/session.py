@@ -13,7 +13,16 @@ import numpy as np
 
 from segue import checkpoint
 from segue.core.algorithm import Algorithm
-from segue.core.learn import Program, act_greedily, diagnose, initial_state, make_keys, models_after, scored
+from segue.core.learn import (
+    Program,
+    act_greedily,
+    begin_sampling,
+    diagnose,
+    initial_state,
+    make_keys,
+    models_after,
+    scored,
+)
 from segue.core.phases import Phase
 from segue.core.replay import empty_rows
 from segue.core.types import Models, PyTree, Spec
@@ -153,22 +162,30 @@ class Session:
     def _worker(self, number: int, phase: Phase, data: PhaseData) -> Worker:
         keys = make_keys(self.seeds, self.first_phase + number)
         models = jax.tree.map(jnp.asarray, self.models)
-        state = initial_state(phase.algorithm, models, self.spec, keys)
+        state = initial_state(phase.algorithm, phase.continued(models), self.spec, keys)
         program = Program(phase.algorithm, phase.mix, self.spec)
         columns = {name: jnp.asarray(flags) for name, flags in data.columns.items()}
         if phase.online is None:
             assert data.rows is not None
             return OfflineWorker(program, state, columns, keys, data.rows)
         assert self.environment is not None
-        capacity = phase.algorithm.batch_size if phase.mix == "rollout" else phase.online.env_steps
-        rows = empty_rows(self.spec, capacity, tuple(columns))
+        online, sampler = phase.online, phase.online.sampler
+        program = program._replace(online_share=online.online_share_of_all or online.online_share, sampler=sampler)
+        capacity = phase.algorithm.batch_size if phase.mix == "rollout" else online.env_steps
+        empty = empty_rows(self.spec, capacity, tuple(columns))
+        rows = jax.tree.map(lambda x: jnp.repeat(x[None], len(self.seeds), 0), empty)
+        if data.ring_start is not None:
+            rows = jax.tree.map(lambda first, x: jnp.concatenate([jnp.asarray(first), x], 1), data.ring_start, rows)
         loop = OnlineLoop(
             program=program,
-            schedule=phase.online,
+            schedule=online,
             environments=[Environment(self.environment, self.environment_kwargs) for _ in self.seeds],
             preparation=self.preparation,
             state=state,
-            rows=jax.tree.map(lambda x: jnp.repeat(x[None], len(self.seeds), 0), rows),
+            rows=rows,
+            priorities=(
+                begin_sampling(sampler, online.ring_start, models, rows, columns, keys, data.rows) if sampler else None
+            ),
             columns=columns,
             offline=data.rows,
             keys=keys,
@@ -192,6 +209,8 @@ class Session:
             )
             if worker.loop.watch:
                 template["guard"] = worker.loop.watch.tree()
+            if worker.loop.priorities:
+                template["priorities"] = worker.loop.priorities
         return template
 
     def _interval(self, phase: Phase) -> int:
@@ -207,10 +226,11 @@ class Session:
         log_interval = self.evaluation.log_interval
         next_log = (worker.step // log_interval + 1) * log_interval
         while True:
-            done = worker.step >= phase.steps
+            done = worker.step >= phase.steps or worker.finished
             if worker.step >= record.next_evaluation or done:
                 self._evaluate(phase, worker, record, done, progress)
             record.wall_time_s = spent + time.perf_counter() - clock
+            record.steps = worker.step if done else phase.steps
             overdue = time.perf_counter() - saved > self.evaluation.checkpoint_seconds
             if self.stop.requested() or done or overdue:
                 self._save(number, worker)
@@ -228,7 +248,7 @@ class Session:
                 self._happened({"kind": "episode", "phase": phase.name} | line, record)
             progress.at(worker.step)
             self._check(phase, worker, data.reward_scale or 0.0)
-            if worker.step >= next_log or worker.step >= phase.steps:
+            if worker.step >= next_log or worker.step >= phase.steps or worker.finished:
                 self._log(phase, worker, data, record.wall_time_s)
                 next_log += log_interval
 

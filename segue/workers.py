@@ -67,6 +67,11 @@ class Worker(ABC):
     def advance(self, until: int, stop: Callable[[], bool]) -> list[dict[str, Any]]:
         """Go on towards step `until`, at most about `CALL_SECONDS`; episodes that ended, the guard's events."""
 
+    @property
+    def finished(self) -> bool:
+        """The algorithm learns nothing more, whatever steps are left."""
+        return False
+
     def vitals(self) -> Averages:
         """What must be finite beside the metrics, which are of the state before its last update."""
         leaves = [x for x in jax.tree.leaves(self.state) if jnp.issubdtype(x.dtype, jnp.floating)]
@@ -134,6 +139,12 @@ class OfflineWorker(Worker):
         self.step += rounds * interval
         return []
 
+    @property
+    def finished(self) -> bool:
+        """Every seed's algorithm says so."""
+        said = self.program.algorithm.finished(self.state)
+        return said is not None and bool(np.asarray(said).all())
+
     def tree(self) -> PyTree:
         """The state."""
         return {"state": self.state}
@@ -186,14 +197,15 @@ class OnlineWorker(Worker):
         return float(np.abs(np.asarray(self.loop.rows.reward)).max())
 
     def _used(self) -> int:
-        return min(self.loop.env_step, self.loop.rows.reward.shape[1])
+        return min(self.loop.schedule.ring_start + self.loop.env_step, self.loop.rows.reward.shape[1])
 
     def tree(self) -> PyTree:
-        """The state, and the rows of the ring that hold something."""
+        """The state, the priorities, and the rows of the ring that hold something."""
         used = self._used()  # cut on the host: on the device every length would compile a program
         rows = jax.tree.map(lambda x: np.asarray(x)[:, :used], self.loop.rows)
         guard = {"guard": self.loop.watch.tree()} if self.loop.watch else {}
-        return {"state": self.loop.state, "rows": rows} | guard
+        priorities = {"priorities": self.loop.priorities} if self.loop.priorities else {}
+        return {"state": self.loop.state, "rows": rows} | guard | priorities
 
     def host_state(self) -> dict[str, Any]:
         """Environments, episodes under way, counters."""
@@ -204,6 +216,8 @@ class OnlineWorker(Worker):
         """Go on from a checkpoint."""
         self.loop.state = jax.tree.map(jnp.asarray, tree["state"])
         self.loop.rows = jax.tree.map(lambda rows, x: rows.at[:, : host["used"]].set(x), self.loop.rows, tree["rows"])
+        if self.loop.priorities:
+            self.loop.priorities = jax.tree.map(jnp.asarray, tree["priorities"])
         self.loop.restore(host)
         if self.loop.watch:
             self.loop.watch.restore(tree["guard"], host["guard"])

@@ -64,6 +64,10 @@ class Algorithm(ABC, Generic[S]):
         """After every evaluation of the greedy policy: its mean return [], of raw rewards."""
         return s
 
+    def finished(self, s: S) -> jax.Array | None:
+        """Offline: whether nothing more is learned [] bool, so that the phase may end early; None: it never does."""
+        return None
+
     def diagnose(self, s: S, batch: Batch) -> Metrics:
         """Quantities for the log that are too dear for every update, on a fixed sample of rows."""
         return {}

@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from segue.core import sampling
 from segue.core.algorithm import Algorithm
 from segue.core.phases import Phase
 from segue.core.reference import chosen
 from segue.core.replay import Memory, Mix, Ring, draw_indices, gather
+from segue.core.sampling import Sampler, Sampling
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 
 
@@ -30,6 +32,8 @@ class Program(NamedTuple):
     algorithm: Algorithm
     mix: Mix
     spec: Spec
+    online_share: float = 0.5  # of a batch, where the mix has such a share
+    sampler: Sampler | None = None  # in whose proportion a joined pool is drawn from; None: every row alike
 
 
 class Keys(NamedTuple):
@@ -57,17 +61,26 @@ def over_seeds(f: Callable[..., Any], mapped: tuple[Any, ...], shared: tuple[Any
 
 def one_update(
     program: Program, policy_step: bool, state: PyTree, memory: Memory, key: jax.Array, t: jax.Array
-) -> tuple[PyTree, Metrics]:
-    """Update number `t` (from 0) of one seed."""
+) -> tuple[PyTree, Memory, Metrics]:
+    """Update number `t` (from 0) of one seed. Of the memory only the priorities change."""
+    algorithm, sampler = program.algorithm, program.sampler
     sample_key, draw_key = jax.random.split(jax.random.fold_in(key, t))
-    indices = draw_indices(program.mix, memory, sample_key, program.algorithm.batch_size)
-    batch = gather(program.mix, memory, indices, next_actions="next_action" in program.algorithm.columns)
-    return program.algorithm.update(state, batch, program.algorithm.draw(draw_key, program.spec), policy_step)
+    wants_next, size = "next_action" in algorithm.columns, algorithm.batch_size
+    if sampler is None:
+        indices = draw_indices(program.mix, memory, sample_key, size, program.online_share)
+        batch = gather(program.mix, memory, indices, wants_next, program.online_share)
+    else:
+        batch, indices = sampling.sampled(sampler, memory, sample_key, size, wants_next)
+    state, metrics = algorithm.update(state, batch, algorithm.draw(draw_key, program.spec), policy_step)
+    if sampler is not None:
+        memory, more = sampling.learned(sampler, memory, batch, indices, jax.random.fold_in(sample_key, 1))
+        metrics = metrics | more
+    return state, memory, metrics
 
 
 def several_updates(
     program: Program, flags: tuple[bool, ...], state: PyTree, memory: Memory, key: jax.Array, t: jax.Array
-) -> tuple[PyTree, Metrics]:
+) -> tuple[PyTree, Memory, Metrics]:
     """`len(flags)` updates of one seed, policy steps where the flag says; the metrics are the last update's."""
     metrics: Metrics = {}
     for policy_step, group in groupby(flags):
@@ -76,12 +89,12 @@ def several_updates(
         if count > 1:  # the memory rides in the carry: XLA on a CPU copies a loop's captured arrays at every turn
 
             def body(i: jax.Array, carry: Any, update: Any = update, start: jax.Array = t) -> Any:
-                return update(*carry, key, start + i)[0], carry[1]
+                return update(*carry, key, start + i)[:2]
 
             state, memory = lax.fori_loop(0, count - 1, body, (state, memory))
-        state, metrics = update(state, memory, key, t + count - 1)
+        state, memory, metrics = update(state, memory, key, t + count - 1)
         t = t + count
-    return state, metrics
+    return state, memory, metrics
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -106,10 +119,10 @@ def learn(
 
         def body(i: jax.Array, carry: Any) -> Any:
             state, sums, memory = carry
-            state, metrics = several_updates(program, flags, state, memory, key, start + interval * i)
+            state, memory, metrics = several_updates(program, flags, state, memory, key, start + interval * i)
             return state, jax.tree.map(jnp.add, sums, metrics), memory
 
-        shapes = jax.eval_shape(partial(several_updates, program, flags), state, memory, key, start)[1]
+        shapes = jax.eval_shape(partial(several_updates, program, flags), state, memory, key, start)[2]
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state, sums, _ = lax.fori_loop(0, rounds, body, (state, sums, memory))
         return state, jax.tree.map(lambda x: x / rounds, sums)
@@ -130,7 +143,8 @@ def learn_singly(
     """The updates that do not fill a round, offline."""
 
     def of_seed(state: PyTree, columns: dict[str, jax.Array], key: jax.Array, offline: Batch) -> Any:
-        return several_updates(program, flags, state, Memory(offline, columns), key, start)
+        state, _, metrics = several_updates(program, flags, state, Memory(offline, columns), key, start)
+        return state, metrics
 
     return over_seeds(of_seed, (state, columns, keys), (offline,))
 
@@ -140,29 +154,54 @@ class Turn(NamedTuple):
 
     obs: jax.Array  # [seeds, S] where to act next
     size: jax.Array  # [] live rows of the ring
+    slot: jax.Array  # [] of the row that has just been stored
     env_step: jax.Array  # [] environment steps taken
     updates: jax.Array  # [] updates made before this turn
     held: jax.Array | None = None  # [seeds] bool: who acts, greedily, and does not learn; None: nobody
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+@partial(jax.jit, static_argnums=(0, 1))
+def begin_sampling(
+    sampler: Sampler,
+    start: int,
+    models: Models,
+    rows: Batch,
+    columns: dict[str, jax.Array],
+    keys: Keys,
+    offline: Batch | None,
+) -> Sampling:
+    """Every seed's priorities at the beginning of an online phase whose rings (`rows`) hold `start` rows already."""
+
+    def of_seed(
+        key: jax.Array, models: Models, rows: Batch, columns: dict[str, jax.Array], offline: Batch | None
+    ) -> Sampling:
+        return sampling.begin(sampler, models, Memory(offline, columns, Ring(rows, jnp.int32(start))), start, key)
+
+    begun: Sampling = over_seeds(of_seed, (keys.init, models, rows, columns), (offline,))
+    return begun
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def online_turn(
     program: Program,
     flags: tuple[bool, ...],
     state: PyTree,
+    priorities: Sampling | None,
     rows: Batch,
     columns: dict[str, jax.Array],
     keys: Keys,
     turn: Turn,
     offline: Batch | None,
-) -> tuple[PyTree, jax.Array, Metrics]:
+) -> tuple[PyTree, Sampling | None, jax.Array, Metrics]:
     """Learn `len(flags)` times, then act: one dispatch an environment step.
 
-    `rows` are the ring's, leaves [seeds, capacity, ...]. Returns the state, actions [seeds, A] and metrics [seeds].
+    `rows` are the ring's, leaves [seeds, capacity, ...]; `priorities` are None without a sampler. Returns the state,
+    the priorities, actions [seeds, A] and metrics [seeds].
     """
 
     def of_seed(
         state: PyTree,
+        priorities: Sampling | None,
         rows: Batch,
         columns: dict[str, jax.Array],
         learn_key: jax.Array,
@@ -171,16 +210,22 @@ def online_turn(
         held: jax.Array | None,
         offline: Batch | None,
     ) -> Any:
-        memory, act_key = Memory(offline, columns, Ring(rows, turn.size)), jax.random.fold_in(act_key, turn.env_step)
-        before = program.algorithm.begin_step(state, turn.env_step)
-        state, metrics = several_updates(program, flags, before, memory, learn_key, turn.updates)
+        memory = Memory(offline, columns, Ring(rows, turn.size), priorities)
+        act_key = jax.random.fold_in(act_key, turn.env_step)
+        if program.sampler is not None:
+            memory = sampling.stored(program.sampler, memory, turn.slot)
+        before, known = program.algorithm.begin_step(state, turn.env_step), memory.sampling
+        state, memory, metrics = several_updates(program, flags, before, memory, learn_key, turn.updates)
         action = program.algorithm.act(state, obs, act_key, True)
+        after = memory.sampling
         if held is not None:  # but for the count of updates, which all seeds share
             state = replace(chosen(held, before, state), updates=state.updates)
             action = jnp.where(held, program.algorithm.act(state, obs, act_key, False), action)
-        return state, action, metrics
+            after = chosen(held, known, after)
+        return state, after, action, metrics
 
-    return over_seeds(of_seed, (state, rows, columns, keys.learn, keys.act, turn.obs, turn.held), (offline,))
+    mapped = (state, priorities, rows, columns, keys.learn, keys.act, turn.obs, turn.held)
+    return over_seeds(of_seed, mapped, (offline,))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -241,6 +286,6 @@ def models_after(phase: Phase, models: Models, spec: Spec, keys: Keys) -> Models
     """Shapes of the models after `phase`, given those (or their shapes) before it. Nothing is computed."""
 
     def handed_on(models: Models) -> Models:
-        return phase.algorithm.export(initial_state(phase.algorithm, models, spec, keys))
+        return phase.algorithm.export(initial_state(phase.algorithm, phase.continued(models), spec, keys))
 
     return models | jax.eval_shape(handed_on, models)

@@ -8,6 +8,8 @@ from typing import Literal
 
 from segue.core.algorithm import Algorithm
 from segue.core.replay import Mix
+from segue.core.sampling import Sampler
+from segue.core.types import Models
 from segue.errors import UserError
 
 FITTING = {  # methods that continue a policy of each form, for the message that refuses another
@@ -30,6 +32,11 @@ class Online:
     updates_per_step: float = 1.0  # the update-to-data ratio
     replay: ReplayStart = "none"  # what of the dataset online batches may hold
     part_trajectories: int = 50  # how many of the best trajectories "part" keeps
+    online_share: float = 0.5  # of each batch from the ring, with replay "half"
+    online_share_of_all: float | None = None  # the same with replay "all" or "part"; None: every row of both alike
+    offline_rows: int | None = None  # of the dataset, at random; None: all
+    ring_start: int = 0  # rows of the dataset, at random, with which the ring begins
+    sampler: Sampler | None = None  # in whose proportion the rows of "all" or "part" are drawn; None: every row alike
     inherit_trust: bool = False  # released SSAR: new rows take the flags of the rows whose slots they fill
 
 
@@ -59,6 +66,7 @@ class Phase:
     relabel: bool = False  # the dataset's actions are those that an outside policy would take
     evaluation_interval: int | None = None  # steps between evaluations, where the user names none
     top_fraction: float = 1.0  # of the dataset's episodes, those of the highest returns, are all that it learns from
+    fresh: tuple[str, ...] = ()  # roles that it makes anew although an earlier phase made them
 
     @property
     def steps(self) -> int:
@@ -70,13 +78,21 @@ class Phase:
         """Where its batches come from."""
         if self.online is None:
             return "offline"
-        return "rollout" if self.algorithm.on_policy else MIXES[self.online.replay]
+        if self.algorithm.on_policy:
+            return "rollout"
+        mix = MIXES[self.online.replay]
+        return "boosted" if mix == "joined" and self.online.online_share_of_all is not None else mix
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Roles that must exist before it starts."""
         selector = ("selector_critic", "selector_value") if self.selection.rule == "iql_advantage" else ()
-        return self.algorithm.needs + selector
+        sampler = self.online.sampler.needs if self.online and self.online.sampler else ()
+        return self.algorithm.needs + selector + sampler
+
+    def continued(self, models: Models) -> Models:
+        """Those of `models` that it goes on with."""
+        return {role: model for role, model in models.items() if role not in self.fresh}
 
 
 def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> None:
@@ -87,6 +103,8 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
     """
     for phase in phases:
         algorithm = phase.algorithm
+        roles = roles - set(phase.fresh)
+        policy_kind = None if "actor" in phase.fresh else policy_kind
         missing = [role for role in phase.needs if role not in roles]
         if missing:
             remedy = "start from a run whose method makes them"
@@ -94,6 +112,8 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
                 remedy = "keep --reevaluation-updates above 0, which makes one"
             if "actor" in missing:
                 remedy = "start from a policy: segue run METHOD --offline METHOD, or segue finetune RUN"
+            if missing == ["behaviour"]:
+                remedy = "keep --behaviour-updates above 0, which make one"
             if "selector_critic" in missing:
                 remedy = "choose --selection return, or start from a run that selected by IQL's advantage"
             lacking = " and ".join(missing)
@@ -109,6 +129,11 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
             raise UserError(
                 f"phase '{phase.name}' ({type(algorithm).__name__}) learns from its own latest steps and has no "
                 "replay: leave --replay out, or choose o2sac or o2td3"
+            )
+        if phase.online and phase.online.sampler and phase.mix != "joined":
+            raise UserError(
+                f"phase '{phase.name}' ({type(algorithm).__name__}) draws rows by priority, from one pool of dataset and "
+                "new rows: choose --replay all or part, or --sampling uniform"
             )
         if phase.steps < 1:
             raise UserError(f"phase '{phase.name}' has {phase.steps} steps; it needs at least 1")

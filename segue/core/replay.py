@@ -1,14 +1,15 @@
 """Where batches come from: the offline rows, the online ring, or a mix of both.
 
 The mixes: "offline" (dataset only), "joined" (one pool of both, as after appending), "half" (half of each batch from
-either, online rows first), "online" (ring only), "rollout" (the whole ring in its order). The offline rows are one
-copy shared by all seeds; columns that depend on the seed and the ring are a copy a seed.
+either, or another share, online rows first), "boosted" (a share from the ring, the rest from the pool of both),
+"online" (ring only), "rollout" (the whole ring in its order). The offline rows are one copy shared by all seeds;
+columns that depend on the seed and the ring are a copy a seed.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jax import lax
 
 from segue.core.types import Batch, Spec
 
-Mix = Literal["offline", "joined", "half", "online", "rollout"]
+Mix = Literal["offline", "joined", "half", "boosted", "online", "rollout"]
 # Extras of a batch that are read off other rows, and stored nowhere.
 DERIVED = ("next_action", "next_action_known", "end_obs")
 
@@ -35,6 +36,7 @@ class Memory(NamedTuple):
     offline: Batch | None  # leaves [N, ...], without extras
     columns: dict[str, jax.Array]  # extras of the offline rows [N]
     ring: Ring | None = None
+    sampling: Any = None  # segue.core.sampling.Sampling, where rows are drawn by priority
 
 
 def empty_rows(spec: Spec, capacity: int, columns: tuple[str, ...] = ()) -> Batch:
@@ -89,10 +91,11 @@ def _fill_in(column: jax.Array, seed: jax.Array, slots: jax.Array, values: jax.A
     return column.at[seed, slots].set(values, mode="drop")
 
 
-def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
+def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int, online_share: float = 0.5) -> jax.Array:
     """[n] uniform with replacement over every live row (never below the write index only, ../spec/ssar.md B16).
 
-    "joined" numbers the offline rows first. "half": the first n // 2 index the ring, the others the offline rows.
+    "joined" numbers the offline rows first. "half": the first floor(n `online_share`) index the ring, the others the
+    offline rows; "boosted": the others are as in "joined".
     """
     rows = 0 if memory.offline is None else memory.offline.reward.shape[0]
     size = jnp.int32(0) if memory.ring is None else memory.ring.size
@@ -105,11 +108,15 @@ def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int) -> jax.Array:
     if mix == "online":
         return jax.random.randint(key, (n,), 0, size)
     online_key, offline_key = jax.random.split(key)
-    online = jax.random.randint(online_key, (n // 2,), 0, size)
-    return jnp.concatenate([online, jax.random.randint(offline_key, (n - n // 2,), 0, rows)])
+    count = int(n * online_share)
+    online = jax.random.randint(online_key, (count,), 0, size)
+    others = rows if mix == "half" else rows + size
+    return jnp.concatenate([online, jax.random.randint(offline_key, (n - count,), 0, others)])
 
 
-def gather(mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = False) -> Batch:
+def gather(
+    mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = False, online_share: float = 0.5
+) -> Batch:
     """The rows that `draw_indices` named, leaves [n, ...]; with `next_actions` also what `followed` adds.
 
     Where rows know how many rows of their episode follow, "rows_to_end", there is also "end_obs" [n, S], where that
@@ -135,17 +142,22 @@ def gather(mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = Fa
         return of_dataset(indices)
     if mix in ("online", "rollout"):
         return of_ring(indices)
-    if mix == "half":
-        half = indices.shape[0] // 2
-        online, offline = of_ring(indices[:half]), of_dataset(indices[half:])
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), online, offline)
-    assert memory.offline is not None
-    rows = memory.offline.reward.shape[0]
-    is_offline = indices < rows
-    offline, online = of_dataset(jnp.minimum(indices, rows - 1)), of_ring(jnp.maximum(indices - rows, 0))
-    return jax.tree.map(
-        lambda a, b: jnp.where(is_offline.reshape(-1, *[1] * (a.ndim - 1)), a, b), offline, online
-    )
+
+    def of_pool(i: jax.Array) -> Batch:
+        assert memory.offline is not None
+        rows = memory.offline.reward.shape[0]
+        is_offline = i < rows
+        offline, online = of_dataset(jnp.minimum(i, rows - 1)), of_ring(jnp.maximum(i - rows, 0))
+        return jax.tree.map(
+            lambda a, b: jnp.where(is_offline.reshape(-1, *[1] * (a.ndim - 1)), a, b), offline, online
+        )
+
+    if mix == "joined":
+        return of_pool(indices)
+    count = int(indices.shape[0] * online_share)
+    others = of_dataset if mix == "half" else of_pool
+    online, offline = of_ring(indices[:count]), others(indices[count:])
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), online, offline)
 
 
 def followed(batch: Batch, rows: Batch, following: jax.Array) -> Batch:

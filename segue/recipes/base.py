@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from segue.core.phases import Phase, ReplayStart
+from segue.core.phases import Online, Phase, ReplayStart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,21 @@ class Recipe(ABC):
     replay: ReplayStart = "all"  # online batches: all the dataset, half of each, its best part, none [ssar.md 2.9]
     warmup_steps: int = 5_000  # online steps that only act and store [ssar.md 2.9]
     updates_per_step: float = 1.0  # online gradient updates per environment step [1 in the papers]
+
+    def schedule(self, env_steps: int, **changes: Any) -> Online:
+        """The online schedule that these settings make; `changes` go before them."""
+        names = ("warmup_steps", "random_warmup", "updates_per_step", "replay", "part_trajectories", "online_share",
+                 "online_share_of_all", "offline_rows", "ring_start")  # fmt: skip
+        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return Online(env_steps, **(values | changes))
+
+    def adapted(self, before: str | None) -> Recipe:
+        """These settings for going on from a policy of form `before`; of None there is none, or none that is known."""
+        return self
+
+    def behaviour_phases(self) -> tuple[Phase, ...]:
+        """Phases that make a model of the data's behaviour, for sampling or weighing by it, where none is there."""
+        return ()
 
     @abstractmethod
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:

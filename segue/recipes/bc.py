@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from segue.core.phases import Online, Phase
+from segue.core.phases import Phase
 from segue.methods.bc import BC
 from segue.methods.td3_bc import TD3BC
 from segue.recipes.base import Recipe
@@ -37,5 +37,5 @@ class BCRecipe(Recipe):
 
     def online_phase(self, env_steps: int) -> Phase:
         """TD3+BC with fresh critics on all data and the new rows: cloning alone cannot improve [ours]."""
-        schedule = Online(env_steps, self.warmup_steps, False, self.updates_per_step, self.replay)
+        schedule = self.schedule(env_steps)
         return Phase("online", self.online, online=schedule)

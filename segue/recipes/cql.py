@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from segue.core.phases import Online, Phase, ReplayStart
+from segue.core.phases import Phase, ReplayStart
 from segue.methods.cql import CQL
 from segue.recipes.base import Recipe
 from segue.recipes.datasets import ANTMAZE
@@ -56,7 +56,7 @@ class CQLRecipe(Recipe):
     def online_phase(self, env_steps: int) -> Phase:
         """The same losses on the growing data."""
         algorithm = replace(self.algorithm, conservative_weight=self.conservative_weight_online)
-        schedule = Online(env_steps, self.warmup_steps, False, self.updates_per_step, self.replay)
+        schedule = self.schedule(env_steps)
         return Phase("online", algorithm, online=schedule)
 
 
@@ -85,5 +85,5 @@ class CalQLRecipe(Recipe):
         """The same losses on half and half; without online calibration as CORL does it."""
         weight = self.conservative_weight_online
         algorithm = replace(self.algorithm, conservative_weight=weight, calibrate=self.online_calibration)
-        schedule = Online(env_steps, self.warmup_steps, False, self.updates_per_step, self.replay)
+        schedule = self.schedule(env_steps)
         return Phase("online", algorithm, online=schedule, failure_reward=self.return_to_go_failure_reward)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from segue.core.phases import Online, Phase, ReplayStart
+from segue.core.phases import Phase, ReplayStart
 from segue.methods.sac import SAC
 from segue.methods.td3 import TD3
 from segue.recipes.base import Recipe
@@ -21,9 +21,6 @@ class _OnlineRecipe(Recipe):
     replay: ReplayStart = "none"  # online batches: all the dataset, half of each, its best part, none [no dataset here]
     warmup_steps: int = 10_000  # steps that only act and store [public SAC implementations; 25,000 in TD3's paper]
     random_warmup: bool = True  # uniform actions in the warm-up [both papers]; off when a policy is continued
-
-    def _schedule(self, env_steps: int) -> Online:
-        return Online(env_steps, self.warmup_steps, self.random_warmup, self.updates_per_step, self.replay)
 
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:
         """None: these methods learn online."""
@@ -46,7 +43,7 @@ class SACRecipe(_OnlineRecipe):
 
     def online_phase(self, env_steps: int) -> Phase:
         """SAC in the environment."""
-        return Phase("online", self.algorithm, online=self._schedule(env_steps))
+        return Phase("online", self.algorithm, online=self.schedule(env_steps))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,4 +62,4 @@ class TD3Recipe(_OnlineRecipe):
 
     def online_phase(self, env_steps: int) -> Phase:
         """TD3 in the environment."""
-        return Phase("online", self.algorithm, online=self._schedule(env_steps))
+        return Phase("online", self.algorithm, online=self.schedule(env_steps))

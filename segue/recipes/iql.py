@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from segue.core.phases import Online, Phase
+from segue.core.phases import Phase
 from segue.methods.iql import IQL
 from segue.recipes.base import Recipe
 from segue.recipes.datasets import ANTMAZE, LOCOMOTION
@@ -54,5 +54,5 @@ class IQLRecipe(Recipe):
             algorithm = replace(algorithm, actor_schedule="cosine")
         if self.online_actor_schedule == "frozen":
             algorithm = replace(algorithm, actor_schedule="constant", actor_learning_rate=0.0)
-        schedule = Online(env_steps, self.warmup_steps, False, self.updates_per_step, self.replay)
+        schedule = self.schedule(env_steps)
         return Phase("online", algorithm, online=schedule)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from segue.core.phases import Online, Phase, ReplayStart
+from segue.core.phases import Phase, ReplayStart
 from segue.methods.o2ppo import O2PPO
 from segue.methods.o2sac import ConstrainedSAC
 from segue.methods.o2td3 import ConstrainedTD3
@@ -30,10 +30,6 @@ class _OffPolicy(Recipe):
     part_trajectories: int = 50  # kept by "part" [ocr_cft.md 2.5]
     warmup_steps: int = 1_000  # online steps that only act and store [ocr_cft.md 2.2 e; 5,000 for O2SAC on AntMaze]
 
-    def _schedule(self, env_steps: int) -> Online:
-        ratio = self.updates_per_step
-        return Online(env_steps, self.warmup_steps, False, ratio, self.replay, self.part_trajectories)
-
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:
         """None: another method learns the policy."""
         return ()
@@ -56,7 +52,7 @@ class O2SACRecipe(_OffPolicy):
 
     def online_phase(self, env_steps: int) -> Phase:
         """Constrained fine-tuning, which the paper evaluates every 1,000 steps."""
-        return Phase("online", self.algorithm, online=self._schedule(env_steps), evaluation_interval=1_000)
+        return Phase("online", self.algorithm, online=self.schedule(env_steps), evaluation_interval=1_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +71,7 @@ class O2TD3Recipe(_OffPolicy):
 
     def online_phase(self, env_steps: int) -> Phase:
         """Constrained fine-tuning, which the paper evaluates every 1,000 steps."""
-        return Phase("online", self.algorithm, online=self._schedule(env_steps), evaluation_interval=1_000)
+        return Phase("online", self.algorithm, online=self.schedule(env_steps), evaluation_interval=1_000)
 
 
 @dataclass(frozen=True, kw_only=True)

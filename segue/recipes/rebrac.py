@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from segue.core.phases import Online, Phase
+from segue.core.phases import Phase
 from segue.methods.rebrac import ReBRAC
 from segue.recipes.base import Recipe
 
@@ -65,5 +65,5 @@ class ReBRACRecipe(Recipe):
 
     def online_phase(self, env_steps: int) -> Phase:
         """The same losses on the growing data."""
-        schedule = Online(env_steps, self.warmup_steps, False, self.updates_per_step, self.replay)
+        schedule = self.schedule(env_steps)
         return Phase("online", self.algorithm, online=schedule)

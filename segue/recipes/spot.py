@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from segue.core.phases import Online, Phase
+from segue.core.phases import Phase
 from segue.methods.spot import SPOT
 from segue.methods.spot_vae import BehaviourVAE
 from segue.recipes.base import Recipe
@@ -70,5 +70,5 @@ class SPOTRecipe(Recipe):
 
     def online_phase(self, env_steps: int) -> Phase:
         """The same losses with a cooling penalty."""
-        schedule = Online(env_steps, self.warmup_steps, False, self.updates_per_step, self.replay)
+        schedule = self.schedule(env_steps)
         return Phase("online", replace(self.algorithm, discount=self.discount_online), online=schedule)

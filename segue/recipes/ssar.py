@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from segue.core.coefficient import Coefficient
-from segue.core.phases import Online, Phase, ReplayStart, Selection
+from segue.core.phases import Phase, ReplayStart, Selection
 from segue.methods.cql import CQL
 from segue.methods.iql import IQLCritics
 from segue.methods.ssar import Annealed, StateAdaptive
@@ -68,15 +68,7 @@ class _SSAR(Recipe):
         annealed = Annealed(
             self.adaptive, self.anneal_steps, floor_at_zero=not released, shape=self._annealing_shape
         )  # fmt: skip
-        schedule = Online(
-            env_steps,
-            self.warmup_steps,
-            False,
-            self.updates_per_step,
-            self.replay,
-            self.part_trajectories,
-            inherit_trust=released,
-        )
+        schedule = self.schedule(env_steps, inherit_trust=released)
         algorithm = self._host(annealed, online=True)
         return Phase("online", algorithm, online=schedule, selection=self._selection(), replay_drop_last=released)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from segue.core.phases import Online, Phase
+from segue.core.phases import Phase
 from segue.methods.td3_bc import TD3BC
 from segue.recipes.base import Recipe
 
@@ -27,5 +27,5 @@ class TD3BCRecipe(Recipe):
 
     def online_phase(self, env_steps: int) -> Phase:
         """The same losses on the growing data."""
-        schedule = Online(env_steps, self.warmup_steps, False, self.updates_per_step, self.replay)
+        schedule = self.schedule(env_steps)
         return Phase("online", self.algorithm, online=schedule)
