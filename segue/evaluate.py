@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from segue.core.algorithm import Algorithm
+from segue.core.learn import act_greedily, act_greedily_in
+from segue.core.types import PyTree, Spec
 from segue.environment import Environment, EnvironmentMaker
 from segue.preparation import Preparation
 
@@ -44,6 +49,34 @@ class Score:
         return float(self.returns.std(ddof=1) / n**0.5) if n > 1 else 0.0
 
 
+class Player:
+    """One seed's greedy policy, which remembers what it needs of every episode that it plays side by side."""
+
+    def __init__(self, algorithm: Algorithm, state: PyTree, spec: Spec):
+        self.algorithm, self.state, self.begin = algorithm, state, algorithm.context(spec)
+        self.reset()
+
+    def reset(self) -> None:
+        """New episodes begin."""
+        self.contexts: PyTree = None
+        self.rewards = np.zeros(0, np.float32)
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        """Prepared observations [n, S], one of each episode -> actions [n, A] in [-1, 1]."""
+        if self.begin is None:
+            return np.asarray(act_greedily(self.algorithm, self.state, jnp.asarray(obs)))
+        if len(self.rewards) != len(obs):
+            self.contexts = jax.tree.map(lambda x: jnp.repeat(x[None], len(obs), 0), self.begin)
+            self.rewards = np.zeros(len(obs), np.float32)
+        actions, self.contexts = act_greedily_in(self.algorithm, self.state, self.contexts, obs, self.rewards)
+        self.rewards = np.zeros(len(obs), np.float32)
+        return np.asarray(actions)
+
+    def rewarded(self, rewards: np.ndarray) -> None:
+        """What the actions [n, A] that it chose last have earned: stored rewards [n]."""
+        self.rewards = np.asarray(rewards, np.float32)
+
+
 class Evaluator:
     """Plays episodes side by side, so that the policy is asked once for all of them.
 
@@ -72,6 +105,8 @@ class Evaluator:
         obs = np.stack([env.reset(int(s)) for env, s in zip(self.environments, seeds, strict=False)])
         returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
         live, ended = np.arange(episodes), np.zeros(episodes, bool)
+        if isinstance(policy, Player):
+            policy.reset()
         steps: list[tuple[np.ndarray, ...]] = []
         while live.size:
             if interrupted():
@@ -84,8 +119,10 @@ class Evaluator:
                 lengths[i] += 1
                 if ended[i] or truncated:
                     live = live[live != i]
+            stored = np.asarray(self.preparation.reward(rewards))
+            if isinstance(policy, Player):
+                policy.rewarded(stored)
             if trace:
-                stored = np.asarray(self.preparation.reward(rewards))
                 steps.append((prepared[playing], actions[playing], stored[playing], playing))
         return Score(returns, lengths, self._trace(steps, ended) if trace else None)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue import __version__, checkpoint
-from segue.core.learn import act_greedily, acting_state, make_keys, models_after
+from segue.core.learn import acting_state, make_keys, models_after
 from segue.core.phases import Phase, check
 from segue.core.types import Models, Spec
 from segue.data import Dataset, load_dataset
@@ -23,6 +23,7 @@ from segue.data.prepare import return_range_scale
 from segue.data.validate import check_environment
 from segue.environment import Environment, EnvironmentMaker, flatten
 from segue.errors import UserError
+from segue.evaluate import Player
 from segue.guard import Guard, check_guard
 from segue.outside import outside_labels, outside_models
 from segue.preparation import Preparation
@@ -68,8 +69,8 @@ def phases_of(config: dict[str, Any]) -> tuple[Phase, ...]:
         if not any("behaviour" in phase.algorithm.gives for phase in (*earlier, *phases)):
             phases += recipe.behaviour_phases()
         online = recipe.online_phase(config["online_steps"])
-        if any(phase.online and type(phase.algorithm) is type(online.algorithm) for phase in earlier):
-            online = replace(online, fresh=())  # what it made anew in the run that it goes on with
+        if earlier and earlier[-1].online and _last_method(config) == config["online"]["method"]:
+            online = replace(online, fresh=())  # it was made anew in the run that goes on
         phases += (online,)
     return phases
 
@@ -319,14 +320,24 @@ def check_fit(dataset: Dataset | None, spec: Spec, environment: EnvironmentMaker
 
 
 class Policy:
-    """A trained policy: observation [S] (or [n, S], or a Dict) -> action [A] (or [n, A]) in the environment's units."""
+    """A trained policy: observation [S] (or [n, S], or a Dict) -> action [A] (or [n, A]) in the environment's units.
+
+    One that acts on an episode's history (of the method odt) has to be told more: `reset` when an episode begins, and
+    `rewarded` with what each action earned. The n rows are then n episodes side by side. Others need neither.
+    """
 
     def __init__(self, phase: Phase, state: Any, preparation: Preparation, low: np.ndarray, high: np.ndarray):
         self.phase, self.state, self.preparation, self.low, self.high = phase, state, preparation, low, high
+        # Prepared observations [n, S] -> actions [n, A] in [-1, 1].
+        self.prepared = Player(phase.algorithm, state, Spec(len(preparation.mean), len(low)))
 
-    def prepared(self, observation: np.ndarray) -> np.ndarray:
-        """Prepared observations [n, S] -> actions [n, A] in [-1, 1]."""
-        return np.asarray(act_greedily(self.phase.algorithm, self.state, jnp.asarray(observation)))
+    def reset(self) -> None:
+        """An episode begins: what was remembered is forgotten."""
+        self.prepared.reset()
+
+    def rewarded(self, reward: float | np.ndarray) -> None:
+        """What the latest action earned, a raw reward; or [n] of them, where it chose for n observations."""
+        self.prepared.rewarded(np.atleast_1d(np.asarray(self.preparation.reward(np.asarray(reward)))))
 
     def __call__(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """The greedy action."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segue.core.learn import Keys, Program, Turn, act, online_turn, policy_flags
+from segue.core.learn import Keys, Past, Program, Turn, act, act_first, online_turn, policy_flags
 from segue.core.phases import Online
 from segue.core.replay import fill_in, store
 from segue.core.sampling import Sampling
@@ -58,6 +58,7 @@ class OnlineLoop:
         self.returns = EpisodeReturns(return_rule, len(seeds)) if return_rule else None
         self.scaling = [replace(running_return) for _ in seeds] if running_return else []
         self.watch = watch
+        self.contexts: PyTree = None  # what acting remembers of each seed's episode, leaves [seeds, ...], if anything
         self.ended: list[int] = []  # seeds whose episode the latest step ended
         self.host_seconds = 0.0  # environment, storing, logging: everything but the device's work
 
@@ -65,13 +66,17 @@ class OnlineLoop:
         """Reset every environment with its seed and choose the first actions."""
         self.obs = np.stack([env.reset(seed) for env, seed in zip(self.environments, self.seeds, strict=True)])
         self.prepared = self.preparation.observation(self.obs)
-        self.action = self._first_action()
+        self.action, self.contexts = self._first_action()
 
-    def _first_action(self) -> np.ndarray:
+    def _first_action(self) -> tuple[np.ndarray, PyTree]:
+        """Where every environment begins an episode, and the contexts after that."""
         if self._random(self.env_step):
-            return self._random_action(self.env_step)
+            return self._random_action(self.env_step), None
         step = jnp.int32(self.env_step)
-        return np.asarray(act(self.program.algorithm, True, self.state, self.prepared, self.keys.act, step))
+        if self.program.algorithm.context(self.program.spec) is None:
+            return np.asarray(act(self.program.algorithm, True, self.state, self.prepared, self.keys.act, step)), None
+        action, contexts = act_first(self.program, self.state, self.prepared, self.keys.act, step)
+        return np.array(action), contexts
 
     def _random(self, step: int) -> bool:
         return self.schedule.random_warmup and step < self.schedule.warmup_steps
@@ -116,7 +121,11 @@ class OnlineLoop:
                 "held": held,
             }
             self.host_seconds += time.perf_counter() - clock
-            self.state, self.priorities, action, info = online_turn(
+            if self.contexts is not None:
+                begins = np.isin(np.arange(len(self.seeds)), self.ended)
+                past: dict[str, Any] = {"context": self.contexts, "reward": np.asarray(row.reward), "begins": begins}
+                turn["past"] = Past(**past)
+            self.state, self.priorities, action, self.contexts, info = online_turn(
                 self.program, flags, self.state, self.priorities, self.rows, self.columns, self.keys, Turn(**turn),
                 self.offline,
             )  # fmt: skip
@@ -144,7 +153,7 @@ class OnlineLoop:
 
         An observation is prepared once: as the next one of this row, then as the first one of the next row.
         """
-        before = self.prepared
+        before, time_step = self.prepared, self.episode_length.copy()
         action = np.clip(self.action, -1, 1)  # what is executed is what is stored
         reward, terminal = np.empty(len(self.seeds), np.float32), np.empty(len(self.seeds), np.float32)
         self.ended = []
@@ -173,6 +182,8 @@ class OnlineLoop:
         extras = self.new_row_extras(self.env_step)
         if "last" in extras:
             extras = extras | {"last": np.isin(np.arange(len(self.seeds)), self.ended).astype(np.float32)}
+        if "time_step" in extras:
+            extras = extras | {"time_step": time_step}
         row |= {"terminal": terminal, "extras": extras}
         return Batch(**row)
 
@@ -188,6 +199,7 @@ class OnlineLoop:
             "returns": self.returns.as_dict() if self.returns else None,
             "guard": self.watch.host_state() if self.watch else None,
             "scaling": [one.as_dict() for one in self.scaling],
+            "contexts": [np.asarray(x).tolist() for x in jax.tree.leaves(self.contexts)],
         }
 
     def restore(self, host: dict[str, Any]) -> None:
@@ -202,6 +214,10 @@ class OnlineLoop:
             self.returns.restore(host["returns"])
         if self.scaling:
             self.scaling = [RunningReturn(**one) for one in host["scaling"]]
+        leaves, structure = jax.tree.flatten(self.program.algorithm.context(self.program.spec))
+        saved = host.get("contexts", [])  # runs of the first version had none
+        contexts = [jnp.asarray(x, like.dtype) for x, like in zip(saved, leaves, strict=True)]
+        self.contexts = jax.tree.unflatten(structure, contexts)
         for k, (env, snapshot) in enumerate(zip(self.environments, host["environments"], strict=True)):
             if snapshot is not None:
                 env.restore(snapshot)
@@ -214,5 +230,7 @@ class OnlineLoop:
             if self.scaling:
                 self.scaling[k].restart()
             self.prepared = self.preparation.observation(self.obs)
-            self.action[k] = np.asarray(self._first_action())[k]
+            action, contexts = self._first_action()
+            self.action[k] = action[k]
+            self.contexts = jax.tree.map(lambda x, new, k=k: x.at[k].set(new[k]), self.contexts, contexts)
         self.prepared = self.preparation.observation(self.obs)

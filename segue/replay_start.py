@@ -14,7 +14,15 @@ from segue.core.phases import Phase
 from segue.core.replay import DERIVED
 from segue.core.types import Batch, Models
 from segue.data import Dataset
-from segue.data.prepare import best_episodes, episode_tails, return_to_go, top_trajectories
+from segue.data.prepare import (
+    best_episodes,
+    episode_tails,
+    held_out_rows,
+    return_to_go,
+    time_steps,
+    top_trajectories,
+)
+from segue.episode_returns import ReturnRule
 from segue.errors import UserError
 from segue.preparation import Preparation
 from segue.reward_scaling import RunningReturn
@@ -22,8 +30,8 @@ from segue.selection import DEFAULT_EPISODE_LIMIT, trust_flags
 
 PROBE_ROWS = 1024  # fixed sample of the dataset for diagnostics
 # A new online row's extras: it is trusted; its return is not known before its episode ends, and bounds nothing; the
-# loop says which rows end an episode.
-NEW_ROW_VALUES = {"trust": 1.0, "return_to_go": -np.inf, "last": 0.0}
+# loop says which rows end an episode, and how far into one each is.
+NEW_ROW_VALUES = {"trust": 1.0, "return_to_go": -np.inf, "last": 0.0, "time_step": 0.0}
 
 
 @dataclass(frozen=True)
@@ -95,8 +103,12 @@ def phase_data(
         columns["trust"], selection = trust_flags(phase.selection, rows, scaled_returns, limit, models, seeds)
     if "return_to_go" in wanted:
         columns["return_to_go"] = np.tile(_returns_to_go(phase, dataset, rows), (seeds, 1))
+    if "time_step" in wanted:
+        columns["time_step"] = np.tile(_time_steps(dataset, rows), (seeds, 1))
     if "rows_to_end" in wanted:
         columns |= {name: np.tile(x, (seeds, 1)) for name, x in _episode_tails(phase, dataset, rows).items()}
+    if "held_out" in wanted:
+        columns["held_out"] = np.tile(held_out_rows(dataset.episode_ends), (seeds, 1)).astype(np.float32)
     scale = float(np.abs(np.asarray(rows.reward)).max())
     sample = np.random.default_rng(0).integers(0, len(dataset), min(PROBE_ROWS, len(dataset)))
     probe = jax.tree.map(lambda x: x[sample], rows)
@@ -153,16 +165,32 @@ def _scaled_returns(dataset: Dataset, preparation: Preparation) -> np.ndarray:
     return dataset.episode_returns * preparation.reward_scale + preparation.reward_bias * dataset.episode_lengths
 
 
+def return_rule(phase: Phase) -> ReturnRule:
+    """What a return-to-go is to the phase's algorithm."""
+    return ReturnRule(1.0 if phase.algorithm.undiscounted else phase.algorithm.discount, phase.failure_reward)
+
+
 def _returns_to_go(phase: Phase, dataset: Dataset, rows: Batch) -> np.ndarray:
-    """Of the stored rewards [N], discounted as the phase's algorithm does."""
+    """Of the stored rewards [N]."""
+    rule = return_rule(phase)
     return return_to_go(
         np.asarray(rows.obs),
         np.asarray(rows.next_obs),
         np.asarray(rows.reward),
         np.asarray(rows.terminal) > 0,
-        phase.algorithm.discount,
+        rule.discount,
         dataset.max_episode_steps or DEFAULT_EPISODE_LIMIT,
-        phase.failure_reward,
+        rule.failure_reward,
+    ).astype(np.float32)
+
+
+def _time_steps(dataset: Dataset, rows: Batch) -> np.ndarray:
+    """How far into its episode each row is [N]."""
+    return time_steps(
+        np.asarray(rows.obs),
+        np.asarray(rows.next_obs),
+        np.asarray(rows.terminal) > 0,
+        dataset.max_episode_steps or DEFAULT_EPISODE_LIMIT,
     ).astype(np.float32)
 
 

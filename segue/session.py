@@ -15,7 +15,6 @@ from segue import checkpoint
 from segue.core.algorithm import Algorithm
 from segue.core.learn import (
     Program,
-    act_greedily,
     begin_sampling,
     diagnose,
     initial_state,
@@ -29,14 +28,13 @@ from segue.core.types import Models, PyTree, Spec
 from segue.critic_check import check_critic
 from segue.data import Dataset
 from segue.environment import Environment, EnvironmentMaker
-from segue.episode_returns import ReturnRule
-from segue.evaluate import Evaluator, Score, Trace
+from segue.evaluate import Evaluator, Player, Score, Trace
 from segue.guard import Guard, Watch, told
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 from segue.progress import Progress
 from segue.records import Record, behaviour, drops, short
-from segue.replay_start import PhaseData, columns_of, phase_data
+from segue.replay_start import PhaseData, columns_of, phase_data, return_rule
 from segue.run_folder import RunFolder
 from segue.stop import Diverged, Interrupted, StopSignals
 from segue.tensorboard import TensorBoard
@@ -194,9 +192,7 @@ class Session:
             running_return=data.running_return,
             watch=Watch(self.guard, phase.algorithm, state, self.seeds) if self.guard else None,
             return_rule=(
-                ReturnRule(phase.algorithm.discount, phase.failure_reward)
-                if "return_to_go" in columns_of(phase)
-                else None
+                return_rule(phase) if "return_to_go" in columns_of(phase) else None
             ),
         )
         return OnlineWorker(loop)
@@ -254,9 +250,9 @@ class Session:
 
     # -- evaluation
 
-    def _policy(self, phase: Phase, worker: Worker, k: int) -> Any:
+    def _policy(self, phase: Phase, worker: Worker, k: int) -> Player:
         state = jax.tree.map(lambda x: x[k], worker.state)
-        return lambda obs: np.asarray(act_greedily(phase.algorithm, state, jnp.asarray(obs)))
+        return Player(phase.algorithm, state, self.spec)
 
     def _evaluate(self, phase: Phase, worker: Worker, record: Record, done: bool, progress: Progress) -> None:
         """Score every seed; results (first and last point, the online phase's first tenth) take more episodes."""

@@ -296,13 +296,13 @@ def test_a_held_seed_acts_greedily_and_does_not_learn_while_the_other_goes_on() 
 
     def turn(held: np.ndarray | None) -> Any:
         state = initial_state(algorithm, {}, spec, keys)
-        size, env_step, updates = jnp.int32(16), jnp.int32(16), jnp.int32(0)
-        numbers = Turn(jnp.asarray(obs), size, env_step, updates, None if held is None else jnp.asarray(held))
-        return online_turn(Program(algorithm, "online", spec), (True,), state, rows, {}, keys, numbers, None)
+        counts = (jnp.int32(16), jnp.int32(15), jnp.int32(16), jnp.int32(0))  # live rows, slot, steps, updates
+        numbers = Turn(jnp.asarray(obs), *counts, None if held is None else jnp.asarray(held))
+        return online_turn(Program(algorithm, "online", spec), (True,), state, None, rows, {}, keys, numbers, None)
 
     start = initial_state(algorithm, {}, spec, keys)
-    state, action, _ = turn(np.array([True, False]))
-    free, free_action, _ = turn(None)
+    state, _, action, *_ = turn(np.array([True, False]))
+    free, _, free_action, *_ = turn(None)
     np.testing.assert_array_equal(state.updates, [1, 1])
     models = [jax.tree.leaves((s.actor, s.critic)) for s in (start, state, free)]
     for was, held, learned in zip(*models, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -12,11 +13,21 @@ import numpy as np
 import optax
 import pytest
 
+from segue.core.learn import Program, initial_state, make_keys
 from segue.core.model import Adam, Lamb, Model, Scalar
+from segue.core.phases import Online, Phase
 from segue.core.reference import NO_SCORE
+from segue.core.replay import Memory, Ring, empty_rows, gather
 from segue.core.types import Batch, Spec
+from segue.environment import Environment
+from segue.evaluate import Evaluator, Player
+from segue.methods.cql import CQL
 from segue.methods.odt import ODT, Draws, History, State
 from segue.nets.transformer import LOG_STD_MAX, LOG_STD_MIN, SequencePolicy
+from segue.online import OnlineLoop
+from segue.preparation import Preparation
+from segue.replay_start import phase_data, return_rule
+from tests.small import ENVIRONMENT, pendulum_data
 
 SPEC = Spec(3, 2)
 K = 4
@@ -376,3 +387,157 @@ def test_exploring_samples_with_a_higher_return_and_evaluating_does_not() -> Non
     mean, log_std = apply(state.actor.net, state.actor.params, *inputs)
     noise = jax.random.normal(jax.random.key(0), (2,))
     np.testing.assert_allclose(one, np.tanh(mean[0] + np.exp(log_std[0]) * noise), atol=1e-6)
+
+
+# -- stretches of episodes
+
+
+def three_episodes() -> tuple[Batch, dict[str, Any]]:
+    """Of 3, 1 and 4 rows, the last one not ended yet; a row's observation is its number, its reward 1 + its number."""
+    number: Any = np.arange(8, dtype=np.float32)
+    column: Any = np.repeat(number[:, None], 3, axis=1)
+    extras: Any = {
+        "time_step": np.asarray([0, 1, 2, 0, 0, 1, 2, 3], np.float32),
+        "return_to_go": np.asarray([6, 5, 3, 4, *[-np.inf] * 4], np.float32),
+    }
+    return Batch(column, column[:, :2], number + 1, column + 1, number, {}), extras
+
+
+def test_a_stretch_ends_at_its_row_and_does_not_leave_its_episode() -> None:
+    rows, columns = three_episodes()
+    batch = gather("offline", Memory(rows, columns), jnp.asarray([2, 0, 3, 7, 5]), window=3)
+    assert batch.obs[..., 0].tolist() == [[0, 1, 2], [0, 0, 0], [3, 3, 3], [5, 6, 7], [4, 5, 5]]
+    assert batch.extras["present"].tolist() == [[1, 1, 1], [1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]]
+    assert batch.action.shape == (5, 3, 2) and batch.reward[0].tolist() == [1, 2, 3]
+    assert batch.extras["return_to_go"][0].tolist() == [6, 5, 3]
+    assert batch.extras["time_step"][3].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mix", ["online", "joined", "half"])
+def test_stretches_of_every_mix_stay_on_their_side(mix: Any) -> None:
+    """A ring whose first row begins an episode does not reach back into the dataset, nor the dataset's end into it."""
+    rows, columns = three_episodes()
+    ring = Ring(rows._replace(obs=rows.obs + 100, extras=columns), jnp.int32(5))
+    memory = Memory(rows, columns, ring)
+    chosen = {"online": [1, 4], "joined": [9, 7], "half": [1, 7]}[mix]
+    want = {
+        "online": [[100, 101, 101], [104, 104, 104]],
+        "joined": [[100, 101, 101], [5, 6, 7]],
+        "half": [[100, 101, 101], [5, 6, 7]],
+    }[mix]
+    batch = gather(mix, memory, jnp.asarray(chosen), window=3)
+    assert batch.obs[..., 0].tolist() == want
+
+
+def pendulum_phase(**online: Any) -> Phase:
+    return Phase("online", ODT(**SMALL), online=Online(200, replay="all", **online), updates=0)
+
+
+def test_returns_to_go_are_undiscounted_and_steps_are_counted_from_the_episodes_start() -> None:
+    dataset = pendulum_data()
+    data = phase_data(pendulum_phase(), dataset, Preparation.identity(4), {}, 2)
+    starts, lengths = dataset.episode_starts, dataset.episode_lengths
+    steps, to_go = data.columns["time_step"][1], data.columns["return_to_go"][1]
+    np.testing.assert_array_equal(steps, np.concatenate([np.arange(n) for n in lengths]))
+    for start, length in zip(starts, lengths, strict=True):
+        rewards = dataset.rewards[start : start + length].astype(np.float64)
+        np.testing.assert_allclose(to_go[start : start + length], np.cumsum(rewards[::-1])[::-1], rtol=1e-6)
+    cal_ql = replace(pendulum_phase(), algorithm=CQL(calibrate=True))
+    discounted = phase_data(cal_ql, dataset, Preparation.identity(4), {}, 1).columns["return_to_go"][0]
+    assert np.abs(discounted - to_go).max() > 0.1  # the wrong rule
+
+
+# -- online, and in evaluation
+
+
+def pendulum_loop(seeds: tuple[int, ...] = (0, 1), **settings: Any) -> OnlineLoop:
+    """ODT on InvertedPendulum, learning at every third step from the data and what is new."""
+    dataset, spec, keys = pendulum_data(), Spec(4, 1), make_keys(seeds, 0)
+    phase = pendulum_phase(updates_per_step=1 / 3, warmup_steps=2)
+    phase = replace(phase, algorithm=ODT(**SMALL | {"target_return": 30.0} | settings))
+    data = phase_data(phase, dataset, Preparation.identity(4), {}, len(seeds))
+    assert phase.online is not None
+    empty = empty_rows(spec, 200, tuple(data.columns))
+    return OnlineLoop(
+        Program(phase.algorithm, "joined", spec),
+        phase.online,
+        [Environment(ENVIRONMENT) for _ in seeds],
+        Preparation.identity(4),
+        initial_state(phase.algorithm, {}, spec, keys),
+        jax.tree.map(lambda x: jnp.repeat(x[None], len(seeds), 0), empty),
+        {name: jnp.asarray(column) for name, column in data.columns.items()},
+        data.rows,
+        keys,
+        seeds,
+        new_row_extras=data.new_row_extras,
+        return_rule=return_rule(phase),
+    )
+
+
+def forever() -> bool:
+    return False
+
+
+def test_the_loop_acts_on_each_seeds_own_history_and_forgets_it_with_the_episode() -> None:
+    """Every action of two seeds is the network's sample on the stored rows, from their own episode's start on."""
+    loop = pendulum_loop()
+    loop.schedule = replace(loop.schedule, updates_per_step=0.0)  # one policy throughout
+    loop.begin()
+    _, episodes = loop.advance(forever, 60)
+    rows, algorithm = jax.device_get(loop.rows), loop.program.algorithm
+    assert isinstance(algorithm, ODT)
+    assert len({e["step"] for e in episodes}) > 2 and {e["seed"] for e in episodes} == {0, 1}
+    for k in (0, 1):
+        one = jax.tree.map(lambda x, k=k: x[k], loop.state.actor.params)
+        steps = rows.extras["time_step"][k][:60].astype(int)
+        for t in range(60):
+            first = t - min(steps[t], 2)
+            earned = [rows.reward[k][i - steps[i] : i].sum() for i in range(first, t + 1)]
+            to_go = np.asarray([0.001 * (60.0 - e) for e in earned], np.float32)  # twice the evaluation's 30
+            done = np.concatenate([rows.action[k][first:t], np.zeros((1, 1), np.float32)])
+            mean, log_std = apply(loop.state.actor.net, one, to_go, rows.obs[k][first : t + 1], done)
+            noise = jax.random.normal(jax.random.fold_in(loop.keys.act[k], t), (1,))
+            np.testing.assert_allclose(rows.action[k][t], np.tanh(mean[-1] + np.exp(log_std[-1]) * noise), atol=1e-5)
+        ends = [e["step"] for e in episodes if e["seed"] == loop.seeds[k]]
+        assert set(np.flatnonzero(steps == 0)) == {0, *ends} - {60}
+        known = np.isfinite(rows.extras["return_to_go"][k][:60])
+        assert known.tolist() == [t < max(ends) for t in range(60)]
+        np.testing.assert_allclose(rows.extras["return_to_go"][k][0], rows.reward[k][: ends[0]].sum(), rtol=1e-6)
+
+
+def test_a_loop_saved_in_the_middle_of_an_episode_goes_on_to_the_bit() -> None:
+    whole, first = pendulum_loop(), pendulum_loop()
+    for loop in (whole, first):
+        loop.begin()
+    whole.advance(forever, 45)
+    first.advance(forever, 23)
+    assert int(first.contexts.length.max()) == 3 and (first.episode_length > 0).any()
+    host = json.loads(json.dumps(first.host_state()))
+    again = pendulum_loop()
+    again.state, again.rows = jax.tree.map(jnp.copy, (first.state, first.rows))
+    again.restore(host)
+    player = Player(again.program.algorithm, jax.tree.map(lambda x: x[0], again.state), Spec(4, 1))
+    Evaluator(ENVIRONMENT, None, Preparation.identity(4)).score(player, 3, 0)  # touches nothing of the training's
+    again.advance(forever, 45)
+    for a, b in zip(jax.tree.leaves((whole.rows, whole.state, whole.contexts)),
+                    jax.tree.leaves((again.rows, again.state, again.contexts)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_evaluation_plays_each_episode_by_its_own_history() -> None:
+    """Three side by side as each alone, step by step, and again the same: nothing is left over from before."""
+    loop = pendulum_loop((0,))
+    algorithm, state = loop.program.algorithm, jax.tree.map(lambda x: x[0], loop.state)
+    evaluator = Evaluator(ENVIRONMENT, None, Preparation.identity(4))
+    player = Player(algorithm, state, Spec(4, 1))
+    first, second = (evaluator.score(player, 3, 0, trace=True) for _ in range(2))
+    assert first is not None and second is not None and first.trace is not None
+    np.testing.assert_array_equal(first.returns, second.returns)
+    trace = first.trace
+    for episode in range(3):
+        mine = trace.episode == episode
+        history, reward = algorithm.context(Spec(4, 1)), 0.0
+        for obs, action, earned in zip(trace.obs[mine], trace.action[mine], trace.reward[mine], strict=True):
+            want, history = act_in(algorithm, state, history, obs, np.float32(reward), jax.random.key(0), False)
+            np.testing.assert_allclose(action, want, atol=1e-5)
+            reward = earned

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 
-from segue.core.types import Batch, Metrics, Models, Spec
+from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 
 S = TypeVar("S")
 
@@ -26,6 +26,7 @@ class Algorithm(ABC, Generic[S]):
     on_policy: ClassVar[bool] = False  # a batch is the latest `batch_size` steps in their order, not a sample
     new_policy: ClassVar[bool] = False  # it makes a policy of its own form, whatever the form of the one before
     keeps_policy: ClassVar[bool] = False  # its policy is the one that it was given: scored once, not along the way
+    undiscounted: ClassVar[bool] = False  # the returns-to-go that it reads are plain sums, whatever its discount
 
     batch_size: int
     discount: float
@@ -34,6 +35,11 @@ class Algorithm(ABC, Generic[S]):
     @property
     def policy_kind(self) -> str | None:
         """Form of the "actor" that it makes and continues."""
+        return None
+
+    @property
+    def window(self) -> int | None:
+        """Steps of its episode, itself the last, that a batch holds for every row drawn; None: that row alone."""
         return None
 
     @abstractmethod
@@ -55,6 +61,19 @@ class Algorithm(ABC, Generic[S]):
     @abstractmethod
     def export(self, s: S) -> Models:
         """What the next phase may continue."""
+
+    def context(self, spec: Spec) -> PyTree:
+        """What acting remembers of an episode, as it begins; None: nothing, it acts by the observation alone."""
+        return None
+
+    def act_in(
+        self, s: S, context: PyTree, obs: jax.Array, reward: jax.Array, key: jax.Array, explore: bool
+    ) -> tuple[jax.Array, PyTree]:
+        """As `act`, in an episode of which `context` is remembered; also what is remembered after the action.
+
+        `reward` [] is the stored one of the step before, 0 at an episode's start. The action is executed as it is.
+        """
+        return self.act(s, obs, key, explore), context
 
     def begin_step(self, s: S, env_step: jax.Array) -> S:
         """Online, after environment step number `env_step` [] (from 1) and before the updates that follow it."""

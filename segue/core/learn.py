@@ -68,7 +68,7 @@ def one_update(
     wants_next, size = "next_action" in algorithm.columns, algorithm.batch_size
     if sampler is None:
         indices = draw_indices(program.mix, memory, sample_key, size, program.online_share)
-        batch = gather(program.mix, memory, indices, wants_next, program.online_share)
+        batch = gather(program.mix, memory, indices, wants_next, program.online_share, algorithm.window)
     else:
         batch, indices = sampling.sampled(sampler, memory, sample_key, size, wants_next)
     state, metrics = algorithm.update(state, batch, algorithm.draw(draw_key, program.spec), policy_step)
@@ -149,6 +149,14 @@ def learn_singly(
     return over_seeds(of_seed, (state, columns, keys), (offline,))
 
 
+class Past(NamedTuple):
+    """What a policy goes by beside the observation where it acts on an episode's history."""
+
+    context: PyTree  # leaves [seeds, ...], `Algorithm.context`
+    reward: jax.Array  # [seeds] stored, of the step before
+    begins: jax.Array  # [seeds] bool: no step was before, an episode begins
+
+
 class Turn(NamedTuple):
     """The numbers of one environment step."""
 
@@ -158,6 +166,18 @@ class Turn(NamedTuple):
     env_step: jax.Array  # [] environment steps taken
     updates: jax.Array  # [] updates made before this turn
     held: jax.Array | None = None  # [seeds] bool: who acts, greedily, and does not learn; None: nobody
+    past: Past | None = None  # None: it acts by the observation alone
+
+
+def acted(
+    program: Program, state: PyTree, past: Past | None, obs: jax.Array, key: jax.Array, explore: bool
+) -> tuple[jax.Array, PyTree]:
+    """One seed's action [A] at `obs` [S], and its context after that, None without one."""
+    algorithm = program.algorithm
+    if past is None:
+        return algorithm.act(state, obs, key, explore), None
+    context = chosen(past.begins, algorithm.context(program.spec), past.context)
+    return algorithm.act_in(state, context, obs, jnp.where(past.begins, 0.0, past.reward), key, explore)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -192,11 +212,11 @@ def online_turn(
     keys: Keys,
     turn: Turn,
     offline: Batch | None,
-) -> tuple[PyTree, Sampling | None, jax.Array, Metrics]:
+) -> tuple[PyTree, Sampling | None, jax.Array, PyTree, Metrics]:
     """Learn `len(flags)` times, then act: one dispatch an environment step.
 
     `rows` are the ring's, leaves [seeds, capacity, ...]; `priorities` are None without a sampler. Returns the state,
-    the priorities, actions [seeds, A] and metrics [seeds].
+    the priorities, actions [seeds, A], contexts (None without) and metrics [seeds].
     """
 
     def of_seed(
@@ -208,6 +228,7 @@ def online_turn(
         act_key: jax.Array,
         obs: jax.Array,
         held: jax.Array | None,
+        past: Past | None,
         offline: Batch | None,
     ) -> Any:
         memory = Memory(offline, columns, Ring(rows, turn.size), priorities)
@@ -216,15 +237,16 @@ def online_turn(
             memory = sampling.stored(program.sampler, memory, turn.slot)
         before, known = program.algorithm.begin_step(state, turn.env_step), memory.sampling
         state, memory, metrics = several_updates(program, flags, before, memory, learn_key, turn.updates)
-        action = program.algorithm.act(state, obs, act_key, True)
+        action, context = acted(program, state, past, obs, act_key, True)
         after = memory.sampling
         if held is not None:  # but for the count of updates, which all seeds share
             state = replace(chosen(held, before, state), updates=state.updates)
-            action = jnp.where(held, program.algorithm.act(state, obs, act_key, False), action)
+            calm = acted(program, state, past, obs, act_key, False)
+            action, context = chosen(held, calm, (action, context))
             after = chosen(held, known, after)
-        return state, after, action, metrics
+        return state, after, action, context, metrics
 
-    mapped = (state, priorities, rows, columns, keys.learn, keys.act, turn.obs, turn.held)
+    mapped = (state, priorities, rows, columns, keys.learn, keys.act, turn.obs, turn.held, turn.past)
     return over_seeds(of_seed, mapped, (offline,))
 
 
@@ -238,6 +260,35 @@ def act(
         return algorithm.act(state, obs, jax.random.fold_in(key, t), explore)
 
     return over_seeds(of_seed, (state, obs, keys), ())
+
+
+@partial(jax.jit, static_argnums=0)
+def act_first(
+    program: Program, state: PyTree, obs: jax.Array, keys: jax.Array, t: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    """As `act`, exploring, where episodes begin: [seeds, S] -> [seeds, A], and the contexts after that."""
+
+    def of_seed(state: PyTree, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, PyTree]:
+        past = Past(program.algorithm.context(program.spec), jnp.zeros(()), jnp.bool_(True))
+        return acted(program, state, past, obs, jax.random.fold_in(key, t), True)
+
+    first: tuple[jax.Array, PyTree] = over_seeds(of_seed, (state, obs, keys), ())
+    return first
+
+
+@partial(jax.jit, static_argnums=0)
+def act_greedily_in(
+    algorithm: Algorithm, state: PyTree, contexts: PyTree, obs: jax.Array, rewards: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    """As `act_greedily`, in n episodes side by side: also their contexts, leaves [n, ...], after that.
+
+    `rewards` [n] are the stored ones of the step before, 0 at an episode's start.
+    """
+
+    def in_one(context: PyTree, obs: jax.Array, reward: jax.Array) -> tuple[jax.Array, PyTree]:
+        return algorithm.act_in(state, context, obs, reward, jax.random.key(0), False)
+
+    return jax.vmap(in_one)(contexts, obs, rewards)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -81,6 +81,8 @@ class Phase:
         if self.algorithm.on_policy:
             return "rollout"
         mix = MIXES[self.online.replay]
+        if mix == "half" and self.online.online_share == 1:
+            return "online"
         return "boosted" if mix == "joined" and self.online.online_share_of_all is not None else mix
 
     @property
@@ -119,6 +121,11 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
             lacking = " and ".join(missing)
             raise UserError(f"phase '{phase.name}' needs {lacking}, which no earlier phase made: {remedy}")
         other = algorithm.policy_kind and policy_kind and algorithm.policy_kind != policy_kind
+        if policy_kind == "sequence" and other and ("actor" in phase.needs or not algorithm.new_policy):
+            raise UserError(
+                f"phase '{phase.name}' ({type(algorithm).__name__}) cannot go on from a policy that acts on an "
+                "episode's history: go on with odt"
+            )
         if policy_kind and other and not algorithm.new_policy:
             fitting = FITTING[policy_kind]
             raise UserError(

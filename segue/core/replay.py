@@ -20,7 +20,7 @@ from segue.core.types import Batch, Spec
 
 Mix = Literal["offline", "joined", "half", "boosted", "online", "rollout"]
 # Extras of a batch that are read off other rows, and stored nowhere.
-DERIVED = ("next_action", "next_action_known", "end_obs")
+DERIVED = ("next_action", "next_action_known", "end_obs", "present")
 
 
 class Ring(NamedTuple):
@@ -115,15 +115,24 @@ def draw_indices(mix: Mix, memory: Memory, key: jax.Array, n: int, online_share:
 
 
 def gather(
-    mix: Mix, memory: Memory, indices: jax.Array, next_actions: bool = False, online_share: float = 0.5
+    mix: Mix,
+    memory: Memory,
+    indices: jax.Array,
+    next_actions: bool = False,
+    online_share: float = 0.5,
+    window: int | None = None,
 ) -> Batch:
     """The rows that `draw_indices` named, leaves [n, ...]; with `next_actions` also what `followed` adds.
+
+    With `window` K not they alone but the stretches of K steps that they end, `stretches`, leaves [n, K, ...].
 
     Where rows know how many rows of their episode follow, "rows_to_end", there is also "end_obs" [n, S], where that
     episode ended.
     """
 
     def taken(rows: Batch, size: jax.Array | int, i: jax.Array) -> Batch:
+        if window is not None:
+            return stretches(rows, i, window)
         batch = jax.tree.map(lambda x: x[i], rows)
         if "rows_to_end" in batch.extras:
             end_obs = rows.next_obs[i + batch.extras["rows_to_end"].astype(i.dtype)]
@@ -158,6 +167,19 @@ def gather(
     others = of_dataset if mix == "half" else of_pool
     online, offline = of_ring(indices[:count]), others(indices[count:])
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), online, offline)
+
+
+def stretches(rows: Batch, last: jax.Array, length: int) -> Batch:
+    """Steps of one episode up to rows `last` [n], `length` of them or as many as the episode has: [n, length, ...].
+
+    They stand at the first places, and the extra "present" is 1 there; the last step is repeated after them. Rows are
+    in the order of time and say how far into their episode they are, "time_step".
+    """
+    steps = jnp.minimum(rows.extras["time_step"][last].astype(last.dtype) + 1, length)  # [n]
+    place = jnp.arange(length)
+    batch = jax.tree.map(lambda x: x[jnp.minimum((last - steps + 1)[:, None] + place, last[:, None])], rows)
+    present = (place < steps[:, None]).astype(batch.reward.dtype)
+    return batch._replace(extras=batch.extras | {"present": present})
 
 
 def followed(batch: Batch, rows: Batch, following: jax.Array) -> Batch:

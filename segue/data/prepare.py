@@ -144,6 +144,19 @@ def best_episodes(ends: np.ndarray, returns: np.ndarray, fraction: float) -> np.
     return _rows_of_best(ends, returns, max(1, int(fraction * len(ends))))
 
 
+def held_out_rows(ends: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """Mask [N] of whole episodes, a random `share` of them (at least one), for measuring what never saw them.
+
+    `ends` [E] is the last row of each. A single episode gives its last rows.
+    """
+    n = ends[-1] + 1
+    if len(ends) == 1:
+        return np.arange(n) >= n - max(1, int(share * n))
+    count = max(1, round(share * len(ends)))
+    chosen = np.random.default_rng(0).permutation(len(ends))[:count]
+    return np.repeat(np.isin(np.arange(len(ends)), chosen), _lengths(ends))
+
+
 def return_to_go(
     observations: np.ndarray,
     next_observations: np.ndarray,
@@ -173,6 +186,15 @@ def return_to_go(
         for_ever = last_rewards.astype(np.float64) / (1 - discount)
         result = np.where(np.repeat(failed, lengths), np.repeat(for_ever, lengths), result)
     return result
+
+
+def time_steps(
+    observations: np.ndarray, next_observations: np.ndarray, terminated: np.ndarray, max_steps: int
+) -> np.ndarray:
+    """For each row how many rows of its trajectory come before it, [N] int64."""
+    ends = trajectory_ends(observations, next_observations, terminated, max_steps)
+    lengths = _lengths(ends)
+    return np.arange(len(terminated)) - np.repeat(ends - lengths + 1, lengths)
 
 
 def episode_tails(
