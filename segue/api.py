@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -333,10 +333,8 @@ def finetune(
 
 
 def continuing(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
-    """Settings of a from-scratch method that continues a policy: it acts by that policy from the first step."""
-    if hasattr(recipe, "random_warmup"):
-        recipe = replace(recipe, random_warmup=False, warmup_steps=5_000, replay="all")  # type: ignore[call-arg]
-    continued: Recipe = with_changes(recipe, settings)
+    """The settings of a method that goes on from another's policy, with flat changes."""
+    continued: Recipe = with_changes(recipe.continuing(), settings)
     return continued
 
 

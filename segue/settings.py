@@ -19,16 +19,19 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
          "n_num_increments", "threshold_update_interval", "anneal_steps", "eval_interval", "online_eval_interval",
          "eval_episodes", "result_episodes", "log_interval", "guard_episodes",
          "num_sampled_actions", "target_update_interval", "cosine_updates",
-         "baseline_updates", "alignment_fall_updates",
-         "cooling_steps", "density_samples", "vae_steps", "num_critics", "ensemble_size", "ratio_batch_size", "threshold_ramp_steps",
+         "baseline_updates", "alignment_fall_updates", "pretraining_updates", "learning_rate_warmup_updates",
+         "context_length", "acting_context_length", "width", "num_layers", "num_heads",
+         "cooling_steps", "density_samples", "vae_steps", "num_critics", "threshold_ramp_steps",
+         "ensemble_size", "ratio_batch_size",
+         "target_critics", "critic_minibatches",
          "minibatch_size", "epochs", "learning_rate_decay_steps", "auxiliary_decay_steps", "reference_interval",
-         "proximal_horizon", "offline_rows"),
+         "proximal_horizon", "offline_rows", "behaviour_check_interval", "behaviour_patience", "behaviour_batch_size"),
         lambda x: x >= 1,
         "at least 1",
     ),
     (
         ("hidden_sizes", "critic_hidden_sizes", "second_critic_hidden_sizes", "coefficient_hidden_sizes",
-         "vae_hidden_sizes", "ratio_hidden_sizes", "value_hidden_sizes"),
+         "vae_hidden_sizes", "balance_hidden_sizes", "ratio_hidden_sizes", "value_hidden_sizes", "behaviour_hidden_sizes"),
         lambda x: len(x) > 0 and min(x) >= 1,
         "widths of at least 1",
     ),
@@ -40,22 +43,29 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (("log_std_min",), lambda x: x < 2, "below 2, the largest log-std"),
     (
-        ("return_quantile", "support_weight_floor", "gae_lambda", "proximal_decay", "reference_update_rate"),
+        ("return_quantile", "support_weight_floor", "gae_lambda", "proximal_decay", "reference_update_rate",
+         "online_share"),
         lambda x: 0 <= x <= 1,
         "from 0 to 1",
     ),
-    (("expectile", "iql_expectile", "violation_weight", "initial_online_share"), lambda x: 0 < x < 1, "between 0 and 1"),
+    (
+        ("expectile", "iql_expectile", "violation_weight", "initial_online_share"),
+        lambda x: 0 < x < 1,
+        "between 0 and 1",
+    ),
     (
         ("alpha", "conservative_temperature", "temperature_multiplier",
          "actor_learning_rate", "critic_learning_rate", "temperature_learning_rate", "initial_temperature",
+         "balance_temperature_learning_rate",
          "temperature", "priority_temperature", "priority_min", "priority_max", "ratio_learning_rate",
          "offline_actor_learning_rate",
          "value_learning_rate", "inverse_temperature", "advantage_temperature", "advantage_weight_max",
          "initial_multiplier", "threshold_start", "threshold_end", "actor_gradient_clip", "distance_weight",
          "value_weight", "baseline_learning_rate", "density_floor_deviations",
+         "return_scale", "exploration_return_factor",
          "reward_scale", "vae_learning_rate", "vae_kl_weight", "actor_last_bound", "critic_last_bound",
          "gradient_clip_norm", "selection_inverse_temperature", "initial_std_cap", "value_clip",
-         "value_temperature", "gumbel_clip"),
+         "value_temperature", "gumbel_clip", "weight_scale", "divergence_scale", "behaviour_learning_rate"),
         lambda x: x > 0,
         "above 0",
     ),
@@ -64,10 +74,11 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
          "clone_updates", "reevaluation_updates", "alignment_updates", "multiplier_learning_rate",
          "warmup_steps", "updates_per_step", "target_noise_std", "target_noise_clip", "exploration_noise",
          "online_action_noise", "coefficient_learning_rate", "n_start", "n_end", "checkpoint_seconds",
-         "alignment_weight", "alignment_weight_floor",
+         "alignment_weight", "alignment_weight_floor", "weight_decay",
          "support_weight", "online_action_noise_clip", "actor_penalty", "critic_penalty",
          "entropy_coefficient", "auxiliary_weight", "guard_warning", "guard_bound",
-         "proximal_weight", "exploration_noise_clip", "ring_start"),
+         "proximal_weight", "exploration_noise_clip", "ring_start",
+         "behaviour_updates", "priority_exponent", "importance_exponent"),
         lambda x: x >= 0,
         "not below 0",
     ),
@@ -83,6 +94,9 @@ def check_values(settings: dict[str, Any]) -> None:
             if name in names and value is not None and not test(value):
                 shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise UserError(f"{option(name)} {shown}: give {words}")
+    if settings.get("batch_size", 0) % settings.get("critic_minibatches", 1):
+        parts = settings["critic_minibatches"]
+        raise UserError(f"--batch-size {settings['batch_size']}: give a multiple of --critic-minibatches, {parts}")
 
 
 def option(name: str) -> str:
@@ -118,7 +132,7 @@ def from_dict(default: Any, values: dict[str, Any]) -> Any:
         if is_dataclass(current):
             changes[name] = from_dict(current, value)
         else:
-            changes[name] = tuple(value) if isinstance(current, tuple) else value
+            changes[name] = tuple(value) if isinstance(value, list) else value
     return replace(default, **changes)
 
 

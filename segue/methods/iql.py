@@ -4,6 +4,7 @@
     L_Q  = 1/2 sum_i E (Q_i(s, a) - y)^2  y = r + gamma (1 - d) V(s'), V from before its step  (Eq. 6)
     L_pi = -E [ w log pi(a|s) ]           w = min(exp(beta A), w_max), A as in L_V           (Eq. 7)
     L_pi =  E [ w |pi(s) - a|^2 ]         for a deterministic actor
+    L_pi =  E [ alpha log pi(a~|s) - min_i Q_i(s, a~) ]      a~ ~ pi(.|s), for `actor_objective` "soft_q": SUF's, ours
 
 A `weighting` (segue.core.weighting) multiplies each row's part of L_V and L_Q, not of L_pi. The actor's learning rate
 falls by a cosine (App. B). SSAR takes the critics alone: a transition is selected if min_i Q_i(s, a) >= V(s)
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from segue.core.algorithm import Algorithm
-from segue.core.model import Adam, Model
+from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.core.weighting import Weighting, row_weights
 from segue.losses import td_target
@@ -51,6 +52,7 @@ class IQLState(State):
     actor: Model
     origin: jax.Array  # [] int32 updates made before this phase
     weighting: Any = ()  # the weighting's state, () without one
+    temperature: Any = ()  # log alpha of "soft_q", () otherwise
 
 
 class NoDraws(NamedTuple):
@@ -111,6 +113,8 @@ class IQL(Algorithm[IQLState]):
     expectile: float = 0.7  # tau [Kostrikov et al. 2021, App. B; 0.9 on AntMaze]
     inverse_temperature: float = 3.0  # beta [App. B; 10 on AntMaze]
     advantage_weight_max: float = 100.0  # w_max, of the exponential [baselines.md 5]
+    actor_objective: Literal["advantage_weighted", "soft_q"] = "advantage_weighted"  # L_pi [Eq. 7; baselines.md 14]
+    target_entropy_per_dimension: float = -1.0  # of "soft_q": H = this times A [baselines.md 14]
     deterministic_actor: bool = False  # instead of a Gaussian one [baselines.md 5; presets for Hopper]
     log_std_min: float = LOG_STD_MIN  # of a Gaussian actor's log-std [baselines.md 5; the original's -5 is PEX's too]
     actor_dropout: float = 0.0  # rate after the actor's hidden layers [off in baselines_hparams.yaml]
@@ -128,7 +132,11 @@ class IQL(Algorithm[IQLState]):
     hidden_sizes: tuple[int, ...] = (256, 256)  # of actor, critics and value [App. B]
     weighting: Weighting | None = None
 
-    gives = ("actor", "critic", "value", "updates")
+    @property
+    def gives(self) -> tuple[str, ...]:  # type: ignore[override]  # what there is depends on the objective
+        """With a temperature, where there is one."""
+        roles = ("actor", "critic", "value", "updates")
+        return (*roles, "temperature") if self.actor_objective == "soft_q" else roles
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]  # what it needs depends on the weighting
@@ -155,10 +163,17 @@ class IQL(Algorithm[IQLState]):
             updates=updates,
             origin=updates,
             weighting=self.weighting.init(models, spec, key) if self.weighting else (),
+            temperature=(
+                Model.take(models, "temperature", Scalar(0.0), Adam(self.actor_learning_rate), key)
+                if self.actor_objective == "soft_q"
+                else ()
+            ),
         )
 
     def draw(self, key: jax.Array, spec: Spec) -> tuple[jax.Array, ...]:
-        """Which outputs [B, H] of the actor's hidden layers dropout keeps."""
+        """Which outputs [B, H] of the actor's hidden layers dropout keeps; for "soft_q" standard normal noise [B, A]."""
+        if self.actor_objective == "soft_q":
+            return (jax.random.normal(key, (self.batch_size, spec.action_dim)),)
         return dropout_masks(key, self.actor_dropout, self.batch_size, self.hidden_sizes)
 
     def actor_rate(self, s: IQLState, like: jax.Array) -> jax.Array | float:
@@ -186,6 +201,8 @@ class IQL(Algorithm[IQLState]):
         s = replace(s, critic=critic, value=value, updates=s.updates + 1)
         if not policy_step:
             return s, metrics
+        if self.actor_objective == "soft_q":
+            return self._soft_actor_step(s, batch, draws[0], metrics)
         weight = jnp.minimum(jnp.exp(self.inverse_temperature * advantage), self.advantage_weight_max)  # [B]
         dropout = tuple(keep / (1 - self.actor_dropout) for keep in draws)
 
@@ -203,6 +220,24 @@ class IQL(Algorithm[IQLState]):
         }
         return replace(s, actor=actor), metrics
 
+    def _soft_actor_step(
+        self, s: IQLState, batch: Batch, noise: jax.Array, metrics: Metrics
+    ) -> tuple[IQLState, Metrics]:
+        """The actor up the new critics, then the temperature towards its entropy; `noise` [B, A]."""
+        alpha = jnp.exp(s.temperature())  # []
+
+        def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
+            mean, log_std = actor(batch.obs)  # [B, A], [A]
+            action = sample_in_box(mean, log_std, noise)  # [B, A]
+            log_prob = gaussian_log_density(mean + jnp.exp(log_std) * noise, mean, log_std).sum(-1)  # [B]
+            return (alpha * log_prob - s.critic(batch.obs, action).min(0)).mean(), log_prob.mean()
+
+        actor, loss, log_prob = s.actor.descend(actor_loss)
+        slack = jax.lax.stop_gradient(log_prob + self.target_entropy_per_dimension * noise.shape[-1])
+        temperature, _, _ = s.temperature.descend(lambda log_alpha: (-log_alpha() * slack, None))
+        metrics = metrics | {"actor_loss": loss, "entropy": -log_prob, "temperature": alpha}
+        return replace(s, actor=actor, temperature=temperature), metrics
+
     def act(self, s: IQLState, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """The mean, or pi(s); while exploring a sample, or pi(s) with clipped noise. In [-1, 1]."""
         mean, log_std = (s.actor(obs), None) if self.deterministic_actor else s.actor(obs)
@@ -214,7 +249,8 @@ class IQL(Algorithm[IQLState]):
 
     def export(self, s: IQLState) -> Models:
         """Actor, critics, value and the count of updates."""
-        return {"actor": s.actor, "critic": s.critic, "value": s.value, "updates": s.updates}
+        models = {"actor": s.actor, "critic": s.critic, "value": s.value, "updates": s.updates}
+        return models | {"temperature": s.temperature} if self.actor_objective == "soft_q" else models
 
     def diagnose(self, s: IQLState, batch: Batch) -> Metrics:
         """Q and V on data, how they are weighed, and the width of a Gaussian actor."""

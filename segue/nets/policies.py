@@ -114,13 +114,14 @@ class TanhGaussianPolicy:
     trained_scale: bool = False
     initializer: Initializer = fan_in_uniform
     last_initializer: Initializer | None = None
+    layer_norm: bool = False
     kind = "tanh_gaussian"
 
     @property
     def mlp(self) -> MLP:
         """The network of mean and raw log-std, halves of its last layer."""
         sizes = (self.observation_dim, *self.hidden_sizes, 2 * self.action_dim)
-        return MLP(sizes, initializer=self.initializer, last_initializer=self.last_initializer)
+        return MLP(sizes, self.layer_norm, self.initializer, self.last_initializer)
 
     def init(self, key: jax.Array) -> PyTree:
         """Fresh parameters."""

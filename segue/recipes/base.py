@@ -37,6 +37,10 @@ class Recipe(ABC):
         values = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return Online(env_steps, **(values | changes))
 
+    def continuing(self) -> Recipe:
+        """These settings for going on from another method's policy, where they were made for beginning without one."""
+        return self
+
     def adapted(self, before: str | None) -> Recipe:
         """These settings for going on from a policy of form `before`; of None there is none, or none that is known."""
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from segue.core.phases import Phase, ReplayStart
@@ -21,6 +21,10 @@ class _OnlineRecipe(Recipe):
     replay: ReplayStart = "none"  # online batches: all the dataset, half of each, its best part, none [no dataset here]
     warmup_steps: int = 10_000  # steps that only act and store [public SAC implementations; 25,000 in TD3's paper]
     random_warmup: bool = True  # uniform actions in the warm-up [both papers]; off when a policy is continued
+
+    def continuing(self) -> Recipe:
+        """It acts by the policy that it was given from the first step, and learns from the dataset too."""
+        return replace(self, random_warmup=False, warmup_steps=5_000, replay="all")
 
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:
         """None: these methods learn online."""
