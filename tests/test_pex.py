@@ -183,7 +183,7 @@ def test_offline_actions_draw_the_new_policy_to_the_offline_one() -> None:
     """Chosen everywhere, the offline policy is cloned; new actions of the same weight alone would not."""
     algorithm = PEX(**FAST, **STANDING)
     draws = algorithm.draw(KEY, SPEC)._replace(selection_uniform=jnp.zeros(ROWS))
-    rows, s = batch(), begun(algorithm, models_of("td3_bc"))
+    rows, s = batch(), begun(algorithm, models_of("iql"))
 
     def distance(s: State) -> float:
         mine, theirs = (action_of(policy, rows.obs, jnp.zeros((ROWS, 2))) for policy in (s.actor, s.offline_actor))
@@ -253,6 +253,7 @@ def test_settings() -> None:
             check_values({name: value})
 
 
+@pytest.mark.slow
 def test_a_run_from_a_clone_and_on(tmp_path: Path) -> None:
     """BC knows neither critics nor V. The frozen policy is BC's in the run and in the one that goes on with it."""
     tiny: dict[str, Any] = {"hidden_sizes": (8,), "batch_size": 8}
