@@ -2,7 +2,7 @@
 
 A float32 running sum is too coarse for this: at 1,000,000 its spacing is 0.06, against increments of 1 to 3
 (../spec/baq.md 4.4), and JAX's other floats and integers have 32 bits, too. So a number here is two words of 32 bits,
-and a priority is stored as a whole number of 2^-30. Sums are exact, whatever their order, and do not drift; a row is
+and a priority is stored as a whole number of 2^-28. Sums are exact, whatever their order, and do not drift; a row is
 drawn with the probability of its stored priority to 1 part in 2^62 of the total.
 
 Level 0 holds the priorities, level k + 1 the sums of level k's blocks of FAN_OUT, the last level is one block.
@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 FAN_OUT = 16  # a draw reads 6 blocks of it at 16,000,000 rows
-FRACTION_BITS = 30  # a priority is right to 2^-31: to 5e-7 of one of 0.001
-LARGEST = 4096.0  # priorities above count as it: the sum of 4,000,000 of them still fits
+FRACTION_BITS = 28  # a priority is right to 4e-9: to 4e-6 of one of 0.001
+LARGEST = 16384.0  # priorities above count as it: the sum of 4,000,000 of them still fits
 
 
 class Words(NamedTuple):
