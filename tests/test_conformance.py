@@ -15,6 +15,7 @@ import pytest
 
 from segue import checkpoint
 from segue.core.algorithm import Algorithm
+from segue.core.independent import Independent
 from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
 from segue.core.replay import Memory, gather
 from segue.core.types import Batch, PyTree, Spec
@@ -28,6 +29,7 @@ from segue.methods.iql import IQL, IQLCritics
 from segue.methods.o2ppo import O2PPO
 from segue.methods.o2sac import ConstrainedSAC, SACAlignment, SACReevaluation
 from segue.methods.o2td3 import ConstrainedTD3, TD3Alignment, TD3Reevaluation
+from segue.methods.off2on import Off2On
 from segue.methods.pex import PEX
 from segue.methods.ppo import PPO
 from segue.methods.proto_sac import ProtoSAC
@@ -44,6 +46,7 @@ from segue.methods.td3 import TD3
 from segue.methods.td3_bc import TD3BC
 from segue.methods.uni_o4 import UniO4
 from segue.methods.xql import XQL
+from segue.recipes.off2on import JOINS
 
 SPEC = Spec(3, 2)
 ROWS, SEEDS, ROUNDS = 12, (0, 1, 2), 2
@@ -76,6 +79,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "state_baseline": StateBaseline(**SMALL),
     "aca": ACA(**SMALL | {"policy_update_interval": 2}),
     "aca_unsquashed": ACA(squashed_policy=False, **SMALL),
+    "off2on": Off2On(policy_update_interval=2, **SMALL),
+    "independent": Independent(CQL(policy_update_interval=2, **SMALL_CQL | {"batch_size": 4}), 2, JOINS),
     "iql": IQL(actor_dropout=0.25, policy_update_interval=2, **SMALL),
     "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
     "awac": AWAC(policy_update_interval=2, **SMALL),
@@ -134,6 +139,11 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "state_baseline": ((*BASELINE, ".updates"), ()),
     "aca": ((*CRITIC, TARGET_CRITIC, ".aligned_updates"), (*ACTOR, *TEMPERATURE)),
     "aca_unsquashed": ((*CRITIC, TARGET_CRITIC, ".aligned_updates"), (*ACTOR, *TEMPERATURE)),
+    "off2on": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
+    "independent": (
+        (".updates", *(f".members{path}" for path in (*CRITIC, TARGET_CRITIC))),
+        tuple(f".members{path}" for path in (*ACTOR, *TEMPERATURE)),
+    ),
     "iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
@@ -173,6 +183,8 @@ one_of_each_class = pytest.mark.parametrize(
         "sac",
         "so2",
         "so2_on_iql",
+        "off2on",
+        "independent",
         "sac_ml",
         "aca",
         "iql",
