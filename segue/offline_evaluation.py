@@ -192,6 +192,8 @@ class Evaluator:
 
     def evaluate(self, policy: Algorithm, models: Models, seed: int, quiet: bool = False) -> Estimate:
         """`policy` with what it exported, `models` (without a seed axis). Raises Diverged instead of a false value."""
+        if policy.policy_kind == "sequence":
+            raise UserError("a policy that acts on an episode's history has no Q of a single step that could be fitted")
         algorithm, spec = self.algorithm(policy), Spec(self.dataset.observation_dim, self.dataset.action_dim)
         keys = make_keys(tuple(range(self.fits)), 0)
         copies = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x)[None], self.fits, 0), models)

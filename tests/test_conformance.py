@@ -29,6 +29,7 @@ from segue.methods.iql import IQL, IQLCritics
 from segue.methods.o2ppo import O2PPO
 from segue.methods.o2sac import ConstrainedSAC, SACAlignment, SACReevaluation
 from segue.methods.o2td3 import ConstrainedTD3, TD3Alignment, TD3Reevaluation
+from segue.methods.odt import ODT
 from segue.methods.off2on import Off2On
 from segue.methods.pex import PEX
 from segue.methods.ppo import PPO
@@ -106,6 +107,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "proto_td3": ProtoTD3(loss_actions="sample", **SMALL),
     "proto_td3_deterministic": ProtoTD3(form="deterministic", target_action="noisy_actor", **SMALL),
     "fqe": FQE(SAC(**SMALL), stochastic=True, policy_update_interval=2, **SMALL),
+    "odt": ODT(
+        batch_size=8, context_length=3, acting_context_length=2, width=6, num_layers=1, num_heads=2, ordering=True
+    ),
 }
 ACTOR, TARGET_ACTOR = (".actor.params", ".actor.opt_state"), ".actor.target"
 CRITIC, TARGET_CRITIC = (".critic.params", ".critic.opt_state", ".updates"), ".critic.target"
@@ -169,6 +173,7 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "proto_td3": (CRITIC, (*ACTOR, TARGET_CRITIC, PROXIMAL)),
     "proto_td3_deterministic": (CRITIC, (*ACTOR, TARGET_CRITIC, PROXIMAL)),
     "fqe": ((*CRITIC, TARGET_CRITIC), ()),
+    "odt": ((*ACTOR, *TEMPERATURE, ".best_return", ".updates"), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
@@ -204,6 +209,7 @@ one_of_each_class = pytest.mark.parametrize(
         "proto_sac",
         "proto_td3",
         "fqe",
+        "odt",
     ],
 )
 
@@ -294,7 +300,8 @@ def test_shapes(name: str) -> None:
     algorithm, key = ALGORITHMS[name], jax.random.key(0)
     state = jax.eval_shape(lambda: algorithm.init({}, SPEC, key))
     memory = Memory(rows(), {name: column[0] for name, column in columns(name, 1).items()})
-    batch = gather("offline", memory, jnp.arange(algorithm.batch_size), "next_action" in algorithm.columns)
+    picked, wants_next = jnp.arange(algorithm.batch_size), "next_action" in algorithm.columns
+    batch = gather("offline", memory, picked, wants_next, window=algorithm.window)
 
     def described(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)

@@ -29,9 +29,16 @@ SMALL: dict[str, Any] = {
     "num_sampled_actions": 2,
     "return_quantile": 0.7,
     "warmup_steps": 5,
+    "context_length": 4,
+    "acting_context_length": 2,
+    "width": 8,
+    "num_layers": 1,
+    "num_heads": 2,
+    "pretraining_updates": 4,
 }
 OFFLINE = [name for name, recipe in METHODS.items() if recipe.needs_dataset]
-NEXT = {"deterministic": "td3", "tanh_gaussian": "sac", "gaussian": "awac"}  # who goes on with a policy of each form
+# Who goes on with a policy of each form.
+NEXT = {"deterministic": "td3", "tanh_gaussian": "sac", "gaussian": "awac", "sequence": "odt"}
 
 
 def small(method: str) -> dict[str, Any]:

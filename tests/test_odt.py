@@ -13,20 +13,24 @@ import numpy as np
 import optax
 import pytest
 
-from segue.core.learn import Program, initial_state, make_keys
+from segue.core.learn import Program, initial_state, learn, make_keys
 from segue.core.model import Adam, Lamb, Model, Scalar
-from segue.core.phases import Online, Phase
+from segue.core.phases import Online, Phase, check
 from segue.core.reference import NO_SCORE
 from segue.core.replay import Memory, Ring, empty_rows, gather
 from segue.core.types import Batch, Spec
 from segue.environment import Environment
+from segue.errors import UserError
 from segue.evaluate import Evaluator, Player
+from segue.experiment import form_after
 from segue.methods.cql import CQL
 from segue.methods.odt import ODT, Draws, History, State
 from segue.nets.transformer import LOG_STD_MAX, LOG_STD_MIN, SequencePolicy
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
+from segue.recipes import METHODS, preset_recipe
 from segue.replay_start import phase_data, return_rule
+from segue.settings import flat, with_changes
 from tests.small import ENVIRONMENT, pendulum_data
 
 SPEC = Spec(3, 2)
@@ -541,3 +545,93 @@ def test_an_evaluation_plays_each_episode_by_its_own_history() -> None:
             want, history = act_in(algorithm, state, history, obs, np.float32(reward), jax.random.key(0), False)
             np.testing.assert_allclose(action, want, atol=1e-5)
             reward = earned
+
+
+# -- what it learns, and what goes with what
+
+CUE_STEPS = 3
+LEARNER = ODT(
+    batch_size=64, context_length=CUE_STEPS, acting_context_length=CUE_STEPS, width=16, num_layers=1, num_heads=2,
+    learning_rate_warmup_updates=20, actor_learning_rate=0.02, weight_decay=0.0, return_scale=1.0, actor_dropout=0.0,
+)  # fmt: skip
+
+
+def cued_episodes() -> tuple[Batch, dict[str, Any]]:
+    """The first observation is a cue, 1 or -1, the others are 0; an episode's actions are its cue times 0.8 if it goes
+    well, times 0.2 if not, and its last reward says which: 1 or 0."""
+    rng = np.random.default_rng(0)
+    cue, good = rng.choice([-1.0, 1.0], 200), rng.integers(0, 2, 200)
+    first = np.eye(CUE_STEPS)[0]
+    obs = (cue[:, None] * first).reshape(-1, 1).astype(np.float32)
+    action = np.repeat(cue * np.where(good, 0.8, 0.2), CUE_STEPS).reshape(-1, 1)
+    action = (action + 0.05 * rng.normal(size=action.shape)).astype(np.float32)
+    reward: Any = (good[:, None] * np.eye(CUE_STEPS)[-1]).reshape(-1).astype(np.float32)
+    columns: Any = {
+        "time_step": np.tile(np.arange(CUE_STEPS), 200).astype(np.float32),
+        "return_to_go": np.repeat(good, CUE_STEPS).astype(np.float32),
+    }
+    obs_column: Any = obs
+    return Batch(obs_column, action, reward, obs, np.zeros_like(reward), {}), columns  # type: ignore[arg-type]
+
+
+def test_it_does_what_the_wanted_return_asks_for_and_remembers_the_cue() -> None:
+    rows, columns = cued_episodes()
+    spec, keys = Spec(1, 1), make_keys((0,), 0)
+    state = jax.jit(lambda: initial_state(LEARNER, {}, spec, keys))()
+    columns = {name: jnp.asarray(column)[None] for name, column in columns.items()}
+    program = Program(LEARNER, "offline", spec)
+    state, _ = learn(program, state, columns, keys.learn, rows, np.int32(0), np.int32(300))
+    state = jax.tree.map(lambda x: x[0], state)
+    assert state.best_return == 1  # so that without a target it asks for the best
+    for wanted, size in ((None, 0.8), (0.0, 0.2)):
+        policy = replace(LEARNER, target_return=wanted)
+        for cue in (-1.0, 1.0):
+            history = policy.context(spec)
+            for t in range(CUE_STEPS):
+                obs = jnp.full(1, cue if t == 0 else 0.0)
+                action, history = act_in(policy, state, history, obs, jnp.float32(0), jax.random.key(0), False)
+                assert float(action[0]) == pytest.approx(cue * size, abs=0.15), (wanted, cue, t)
+
+
+def chain(offline: str, online: str) -> tuple[Phase, ...]:
+    first, then = METHODS[offline](), METHODS[online]()
+    before = first.offline_phases(4)
+    return (*before, *then.handover_phases(form_after(before, None)), then.online_phase(16))
+
+
+@pytest.mark.parametrize("online", ["sac", "td3", "ppo", "o2sac", "o2td3", "o2ppo", "td3_bc", "iql"])
+def test_no_other_method_goes_on_from_it(online: str) -> None:
+    with pytest.raises(UserError, match="cannot go on from a policy that acts on an episode's history: go on with odt"):
+        check(chain("odt", online), set(), None)
+
+
+@pytest.mark.parametrize("offline", ["td3_bc", "cql", "iql"])
+def test_after_another_method_it_learns_afresh_from_the_data(offline: str) -> None:
+    phases = chain(offline, "odt")
+    assert [phase.name for phase in phases] == ["offline", "pre-training", "online"]
+    check(phases, set(), None)
+    recipe = METHODS["odt"]()
+    with pytest.raises(UserError, match="continues a sequence policy, but the policy so far is"):
+        check((phases[0], recipe.online_phase(16)), set(), None)  # the wrong rule: without that phase
+
+
+def test_settings_that_do_not_fit_together_are_refused() -> None:
+    for wrong, option in (({"width": 10, "num_heads": 4}, "--width 10"), ({"context_length": 3}, "--acting-context")):
+        with pytest.raises(UserError, match=option):
+            with_changes(METHODS["odt"](), wrong).offline_phases(10)
+
+
+def test_presets_are_those_of_the_specification() -> None:
+    hopper = dict(flat(preset_recipe("odt", "hopper-medium-replay-v2")))
+    want = {"target_return": 3600, "ordering": True, "actor_learning_rate": 2e-3, "weight_decay": 1e-4, "width": 512}
+    assert {name: hopper[name] for name in want} == want
+    walker = dict(flat(preset_recipe("odt", "walker2d-medium-v2")))
+    want = {"target_return": 5000, "ordering": False, "pretraining_updates": 10_000, "weight_decay": 1e-3}
+    assert {name: walker[name] for name in want} == want
+    maze = dict(flat(preset_recipe("odt", "antmaze-large-play-v2")))
+    want = {"target_return": 1, "return_scale": 1, "width": 1024, "weight_decay": 0, "part_trajectories": 1500}
+    assert {name: maze[name] for name in want} == want
+    updates = METHODS["odt"].preset_updates
+    assert [updates[name] for name in ("", "hopper-medium-v2", "walker2d-medium-v2", "antmaze-umaze-v2")] == [
+        5_000, 5_000, 10_000, 7_000,
+    ]  # fmt: skip

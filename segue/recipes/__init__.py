@@ -12,6 +12,7 @@ from segue.recipes.bc import BCRecipe
 from segue.recipes.cql import CalQLRecipe, CQLRecipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
 from segue.recipes.iql import IQLRecipe
+from segue.recipes.odt import ODTRecipe
 from segue.recipes.off2on import Off2OnRecipe
 from segue.recipes.ocr_cft import O2PPORecipe, O2SACRecipe, O2TD3Recipe
 from segue.recipes.pex import PEXRecipe
@@ -43,6 +44,7 @@ METHODS: dict[str, type[Recipe]] = {
     "so2": SO2Recipe,
     "off2on": Off2OnRecipe,
     "pex": PEXRecipe,
+    "odt": ODTRecipe,
     "aca": ACARecipe,
     "proto_sac": ProtoSACRecipe,
     "proto_td3": ProtoTD3Recipe,
