@@ -24,6 +24,8 @@ from segue.methods.awac import AWAC
 from segue.methods.bc import BC
 from segue.methods.clone import Clone
 from segue.methods.cql import CQL
+from segue.methods.famo2o_cql import FamO2OCQL
+from segue.methods.famo2o_iql import FamO2OIQL
 from segue.methods.fqe import FQE
 from segue.methods.iql import IQL, IQLCritics
 from segue.methods.o2ppo import O2PPO
@@ -85,6 +87,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iql": IQL(actor_dropout=0.25, policy_update_interval=2, **SMALL),
     "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
     "awac": AWAC(policy_update_interval=2, **SMALL),
+    "famo2o_iql": FamO2OIQL(balance_hidden_sizes=(6,), policy_update_interval=2, **SMALL),
+    "famo2o_iql_online": FamO2OIQL("balance", balance_hidden_sizes=(6,), **SMALL),
+    "famo2o_cql": FamO2OCQL(balance_hidden_sizes=(6,), policy_update_interval=2, **SMALL_CQL),
     "iql_critics": IQLCritics(policy_update_interval=2, **SMALL),
     "pex": PEX(policy_update_interval=2, **SMALL),
     "ppo": PPO(**SMALL_PPO),
@@ -119,6 +124,7 @@ TEMPERATURE = (".temperature.params", ".temperature.opt_state")
 MULTIPLIER = (".multiplier.params", ".multiplier.opt_state")
 CONSTRAINT = (".constraint.log_multiplier.params", ".constraint.log_multiplier.opt_state", ".constraint.due")
 VALUE = (".value.params", ".value.opt_state")
+BALANCE = (".balance_temperature.params", ".balance_temperature.opt_state")
 PROXIMAL = ".proximal.policy.params"
 # What moves on an update that is not a policy step, and what moves on one beside that. All else is frozen.
 MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -151,6 +157,9 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
+    "famo2o_iql": ((*CRITIC, TARGET_CRITIC, *VALUE), (*ACTOR, *BALANCE)),
+    "famo2o_iql_online": ((*CRITIC, TARGET_CRITIC, *VALUE), (*ACTOR, *BALANCE)),
+    "famo2o_cql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "iql_critics": ((*CRITIC, TARGET_CRITIC, *VALUE), ()),
     "pex": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "ppo": ((*ACTOR, *VALUE, ".updates"), ()),
@@ -194,6 +203,8 @@ one_of_each_class = pytest.mark.parametrize(
         "aca",
         "iql",
         "awac",
+        "famo2o_iql",
+        "famo2o_cql",
         "iql_critics",
         "pex",
         "o2ppo",

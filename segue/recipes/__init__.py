@@ -7,14 +7,16 @@ from typing import Any
 from segue.errors import UserError
 from segue.recipes.aca import ACARecipe
 from segue.recipes.awac import AWACRecipe
+from segue.recipes.baq import BAQCQLRecipe, BAQIQLRecipe
 from segue.recipes.base import Recipe
 from segue.recipes.bc import BCRecipe
 from segue.recipes.cql import CalQLRecipe, CQLRecipe
+from segue.recipes.famo2o import FamO2OCQLRecipe, FamO2OIQLRecipe
 from segue.recipes.from_scratch import SACRecipe, TD3Recipe
 from segue.recipes.iql import IQLRecipe
+from segue.recipes.ocr_cft import O2PPORecipe, O2SACRecipe, O2TD3Recipe
 from segue.recipes.odt import ODTRecipe
 from segue.recipes.off2on import Off2OnRecipe
-from segue.recipes.ocr_cft import O2PPORecipe, O2SACRecipe, O2TD3Recipe
 from segue.recipes.pex import PEXRecipe
 from segue.recipes.ppo import PPORecipe
 from segue.recipes.proto import ProtoSACRecipe, ProtoTD3Recipe
@@ -22,8 +24,10 @@ from segue.recipes.rebrac import ReBRACRecipe
 from segue.recipes.so2 import SO2Recipe
 from segue.recipes.spot import SPOTRecipe
 from segue.recipes.ssar import SSARCQLRecipe, SSARRecipe
+from segue.recipes.suf import SUFRecipe
 from segue.recipes.td3_bc import TD3BCRecipe
 from segue.recipes.uni_o4 import UniO4Recipe
+from segue.recipes.warm_starts import RLPDRecipe, WSRLRecipe
 from segue.settings import with_changes
 
 METHODS: dict[str, type[Recipe]] = {
@@ -37,6 +41,10 @@ METHODS: dict[str, type[Recipe]] = {
     "cql": CQLRecipe,
     "cql_ssar": SSARCQLRecipe,
     "cal_ql": CalQLRecipe,
+    "baq_cql": BAQCQLRecipe,
+    "baq_iql": BAQIQLRecipe,
+    "famo2o_iql": FamO2OIQLRecipe,
+    "famo2o_cql": FamO2OCQLRecipe,
     "o2sac": O2SACRecipe,
     "o2td3": O2TD3Recipe,
     "o2ppo": O2PPORecipe,
@@ -48,6 +56,9 @@ METHODS: dict[str, type[Recipe]] = {
     "aca": ACARecipe,
     "proto_sac": ProtoSACRecipe,
     "proto_td3": ProtoTD3Recipe,
+    "rlpd": RLPDRecipe,
+    "wsrl": WSRLRecipe,
+    "suf": SUFRecipe,
     "sac": SACRecipe,
     "td3": TD3Recipe,
     "ppo": PPORecipe,
