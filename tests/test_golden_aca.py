@@ -14,7 +14,7 @@ from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.losses import td_target
 from segue.methods import aca, sac_ml
 from segue.methods.aca import ACA, clipped_preference
-from segue.methods.sac_ml import SACML, baseline_net, log_density, sampled, values
+from segue.methods.sac_ml import SACML, baseline_net, log_density, sampled
 from segue.nets.gaussian import SigmoidGaussianPolicy, is_squashed, point_log_density, point_of, sample_point
 from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy
@@ -101,8 +101,8 @@ def assert_step(
     """Intermediates, scalars, gradients and parameters, where they were recorded."""
     at = f"step_{step}"
     for key in record.names(f"{at}/intermediates"):
-        got = found[key]
-        assert_near(got if got.ndim == 2 else got[:, None], record[f"{at}/intermediates/{key}"], f"{at} {key}")
+        values = found[key]
+        assert_near(values if values.ndim == 2 else values[:, None], record[f"{at}/intermediates/{key}"], f"{at} {key}")
     ends = {"alpha_after": metrics["temperature"], "alignment_weight_after": omega}
     for key in record.names(f"{at}/scalars"):
         got = ends[key] if key in ends else metrics[OURS.get(key, key)]
@@ -131,7 +131,7 @@ def offline_step(
     after, metrics = algorithm.update(s, batch, draws, True)
     alpha = jnp.exp(after.temperature())
     _, next_log_prob = sampled(s.actor, batch.next_obs, draws.baseline_next_policy_noise)
-    z = values(s.baseline, batch.next_obs).min(0)
+    z = sac_ml.values(s.baseline, batch.next_obs).min(0)
     target_action, target_log_prob = sampled(s.actor, batch.next_obs, draws.next_policy_noise)
     action, log_prob = sampled(s.actor, batch.obs, draws.policy_noise)
     return after, metrics, {
@@ -174,19 +174,19 @@ def online_step(
 
     def of(where: str, obs: jax.Array, point: jax.Array) -> jax.Array:
         policy = s.aligned_policy(obs)
-        clipped = omega * clipped_preference(point, *policy, algorithm.density_floor_deviations, squashed)
-        found[f"{where}reference_log_prob"] = point_log_density(point, *policy, squashed)
+        clipped = omega * clipped_preference(point, policy, algorithm.density_floor_deviations, squashed)
+        found[f"{where}reference_log_prob"] = point_log_density(point, policy, squashed)
         found[f"{where}clipped_reference_log_prob"] = clipped
         return clipped
 
-    point, action, log_prob = sample_point(*s.actor(batch.next_obs), draws.next_policy_noise, squashed)
+    point, action, log_prob = sample_point(s.actor(batch.next_obs), draws.next_policy_noise, squashed)
     residual = s.critic.slow(batch.next_obs, action).min(0)
     found |= {"next_actions": action, "next_log_prob": log_prob, "next_min_residual": residual}
     next_value = residual + of("next_", batch.next_obs, point) - alpha * log_prob
     found["td_target"] = td_target(batch, algorithm.discount, next_value)
     data = of("data_", batch.obs, point_of(batch.action, squashed))
     found["q1"], found["q2"] = s.critic(batch.obs, batch.action) + data
-    point, action, log_prob = sample_point(*s.actor(batch.obs), draws.policy_noise, squashed)
+    point, action, log_prob = sample_point(s.actor(batch.obs), draws.policy_noise, squashed)
     residual = after.critic(batch.obs, action).min(0)
     found |= {"policy_actions": action, "log_prob": log_prob, "policy_min_residual": residual}
     found["policy_q"] = residual + of("", batch.obs, point)

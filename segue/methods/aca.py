@@ -31,6 +31,7 @@ from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.losses import td_target
 from segue.methods.sac_ml import temperature_step
 from segue.nets.gaussian import (
+    Gaussian,
     SigmoidGaussianPolicy,
     act_gaussian,
     is_squashed,
@@ -63,15 +64,14 @@ class Draws(NamedTuple):
     policy_noise: jax.Array  # [B, A]
 
 
-def clipped_preference(
-    point: jax.Array, mean: jax.Array, log_std: jax.Array, deviations: float, squashed: bool
-) -> jax.Array:
-    """clip_0(log pi_0) [...] at `point` [..., A], pi_0 being given by its mean and log-std: softly bounded below."""
+def clipped_preference(point: jax.Array, gaussian: Gaussian, deviations: float, squashed: bool) -> jax.Array:
+    """clip_0(log pi_0) [...] at `point` [..., A], where pi_0 is `gaussian`: softly bounded below."""
+    mean, log_std = gaussian
 
     def at(sign: int) -> jax.Array:
-        return point_log_density(mean + sign * deviations * jnp.exp(log_std), mean, log_std, squashed)
+        return point_log_density(mean + sign * deviations * jnp.exp(log_std), gaussian, squashed)
 
-    return jnp.logaddexp(point_log_density(point, mean, log_std, squashed), jnp.minimum(at(1), at(-1)))
+    return jnp.logaddexp(point_log_density(point, gaussian, squashed), jnp.minimum(at(1), at(-1)))
 
 
 def reconstructed(baseline: Model, action_dim: int, optimizer: Adam) -> Model:
@@ -100,8 +100,8 @@ class AlignedCritics:
 
     def preference(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """omega clip_0(log pi_0): [..., S], [..., A] -> [...]."""
-        squashed, policy = is_squashed(self.policy), self.policy.apply(params["policy"], obs)
-        return params["omega"] * clipped_preference(point_of(action, squashed), *policy, self.deviations, squashed)
+        squashed, gaussian = is_squashed(self.policy), self.policy.apply(params["policy"], obs)
+        return params["omega"] * clipped_preference(point_of(action, squashed), gaussian, self.deviations, squashed)
 
     def apply(self, params: PyTree, obs: jax.Array, action: jax.Array) -> jax.Array:
         """[..., S], [..., A] -> [critics, ...]."""
@@ -198,11 +198,11 @@ class ACA(Algorithm[State]):
         alpha = jnp.exp(s.temperature())  # []
         here, following = s.aligned_policy(batch.obs), s.aligned_policy(batch.next_obs)  # mean and log-std of pi_0
 
-        def preference(point: jax.Array, policy: tuple[jax.Array, jax.Array]) -> jax.Array:
+        def preference(point: jax.Array, gaussian: Gaussian) -> jax.Array:
             """[B]."""
-            return omega * clipped_preference(point, *policy, self.density_floor_deviations, squashed)
+            return omega * clipped_preference(point, gaussian, self.density_floor_deviations, squashed)
 
-        point, action, log_prob = sample_point(*s.actor(batch.next_obs), draws.next_policy_noise, squashed)
+        point, action, log_prob = sample_point(s.actor(batch.next_obs), draws.next_policy_noise, squashed)
         next_q = s.critic.slow(batch.next_obs, action).min(0) + preference(point, following)  # [B]
         y = td_target(batch, self.discount, next_q - alpha * log_prob)  # [B]
         data_preference = preference(point_of(batch.action, squashed), here)  # [B]
@@ -225,7 +225,7 @@ class ACA(Algorithm[State]):
             return after, metrics
 
         def actor_loss(actor: Model) -> tuple[jax.Array, None]:
-            point, action, log_prob = sample_point(*actor(batch.obs), draws.policy_noise, squashed)
+            point, action, log_prob = sample_point(actor(batch.obs), draws.policy_noise, squashed)
             q = critic(batch.obs, action).min(0) + preference(point, here)  # [B]
             return (alpha * log_prob - q).mean(), None
 
@@ -234,7 +234,7 @@ class ACA(Algorithm[State]):
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """A sample while exploring, the action of the mean otherwise."""
-        return act_gaussian(*s.actor(obs), key, explore, is_squashed(s.actor.net))
+        return act_gaussian(s.actor(obs), key, explore, is_squashed(s.actor.net))
 
     def aligned_critic(self, s: State) -> Model:
         """Q and its target with the omega of the next update, as a model without moments."""

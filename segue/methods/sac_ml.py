@@ -72,14 +72,14 @@ class Draws(NamedTuple):
 
 def sampled(policy: Model, obs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Actions [B, A] and their log-densities [B]."""
-    _, action, log_prob = sample_point(*policy(obs), noise, is_squashed(policy.net))
+    _, action, log_prob = sample_point(policy(obs), noise, is_squashed(policy.net))
     return action, log_prob
 
 
 def log_density(policy: Model, obs: jax.Array, action: jax.Array) -> jax.Array:
     """[B] of actions that were given."""
     squashed = is_squashed(policy.net)
-    return point_log_density(point_of(action, squashed), *policy(obs), squashed)
+    return point_log_density(point_of(action, squashed), policy(obs), squashed)
 
 
 def temperature_step(
@@ -204,7 +204,7 @@ class SACML(Algorithm[State]):
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:
         """A sample while exploring, the action of the mean otherwise."""
-        return act_gaussian(*s.actor(obs), key, explore, is_squashed(s.actor.net))
+        return act_gaussian(s.actor(obs), key, explore, is_squashed(s.actor.net))
 
     def export(self, s: State) -> Models:
         """Networks, temperature and the count of updates."""

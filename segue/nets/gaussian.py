@@ -1,11 +1,13 @@
 """Gaussian policies of both forms, by the point x that their density is of (../spec/baselines.md 11).
 
 Squashed by a tanh, x is the value before it; not squashed, x is the action itself, after it was clipped to [-1, 1].
+A `gaussian` is what a policy's network returns: mean [..., A] and log-std [..., A] or [A].
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from segue.core.types import PyTree
 from segue.nets.networks import MLP
 from segue.nets.policies import gaussian_log_density, sample_in_box, sample_tanh_gaussian, tanh_gaussian_log_density
 
+Gaussian = tuple[jax.Array, jax.Array]
 POINT_ACTION_LIMIT = 0.999999  # beyond it an action that was given counts as this: the atanh of 1 is infinite
 
 
@@ -42,20 +45,19 @@ class SigmoidGaussianPolicy:
         return jnp.tanh(self.mlp.apply(params, obs)), low + (high - low) * jax.nn.sigmoid(params["log_std_parameter"])
 
 
-def is_squashed(net: SigmoidGaussianPolicy | PyTree) -> bool:
+def is_squashed(net: Any) -> bool:
     """Of a policy's network: does a tanh follow its Gaussian?"""
     return bool(net.kind == "tanh_gaussian")
 
 
-def sample_point(
-    mean: jax.Array, log_std: jax.Array, noise: jax.Array, squashed: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def sample_point(gaussian: Gaussian, noise: jax.Array, squashed: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Point [..., A], action [..., A] and log-density [...] of a sample under normal `noise` [..., A]."""
+    mean, log_std = gaussian
     if squashed:
         action, log_prob = sample_tanh_gaussian(mean, log_std, noise)
         return mean + jnp.exp(log_std) * noise, action, log_prob
     action = sample_in_box(mean, log_std, noise)
-    return action, action, point_log_density(action, mean, log_std, squashed)
+    return action, action, point_log_density(action, gaussian, squashed)
 
 
 def point_of(action: jax.Array, squashed: bool) -> jax.Array:
@@ -63,15 +65,14 @@ def point_of(action: jax.Array, squashed: bool) -> jax.Array:
     return jnp.arctanh(jnp.clip(action, -POINT_ACTION_LIMIT, POINT_ACTION_LIMIT)) if squashed else action
 
 
-def point_log_density(point: jax.Array, mean: jax.Array, log_std: jax.Array, squashed: bool) -> jax.Array:
+def point_log_density(point: jax.Array, gaussian: Gaussian, squashed: bool) -> jax.Array:
     """Log-density [...] of the action whose point is `point` [..., A]."""
     density = tanh_gaussian_log_density if squashed else gaussian_log_density
-    return density(point, mean, log_std).sum(-1)
+    return density(point, *gaussian).sum(-1)
 
 
-def act_gaussian(
-    mean: jax.Array, log_std: jax.Array, key: jax.Array, explore: bool, squashed: bool
-) -> jax.Array:
+def act_gaussian(gaussian: Gaussian, key: jax.Array, explore: bool, squashed: bool) -> jax.Array:
     """An action [A]: a sample while exploring, else that of no noise."""
+    mean = gaussian[0]
     noise = jax.random.normal(key, mean.shape, mean.dtype) if explore else jnp.zeros_like(mean)
-    return sample_point(mean, log_std, noise, squashed)[1]
+    return sample_point(gaussian, noise, squashed)[1]

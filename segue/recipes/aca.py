@@ -11,7 +11,7 @@ from segue.methods.aca import ACA
 from segue.methods.sac_ml import SACML, StateBaseline
 from segue.recipes.base import Recipe
 from segue.recipes.datasets import ANTMAZE
-from segue.recipes.handover import cloning
+from segue.recipes.handover import Form, cloning
 
 BEST_ROWS: dict[str, Any] = {"replay": "part", "part_trajectories": 50}
 NARROW: dict[str, Any] = BEST_ROWS | {"density_floor_deviations": 15.0, "alignment_fall_updates": 100_000,
@@ -83,7 +83,7 @@ class ACARecipe(Recipe):
     def handover_phases(self, before: str | None) -> tuple[Phase, ...]:
         """Clone where needed, then the baseline that SAC+ML would have made."""
         online = self.algorithm
-        form = "tanh_gaussian" if online.squashed_policy else "gaussian"
+        form: Form = "tanh_gaussian" if online.squashed_policy else "gaussian"
         clone = cloning(form, before, self.clone_updates, online.batch_size)
         baseline = StateBaseline(
             batch_size=online.batch_size,
