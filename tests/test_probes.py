@@ -36,6 +36,7 @@ from segue.methods.spot import SPOT
 from segue.methods.spot_vae import BehaviourVAE
 from segue.methods.td3 import TD3
 from segue.methods.td3_bc import TD3BC
+from segue.methods.xql import XQL
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 
@@ -69,9 +70,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "cql": CQL(**UNBIASED, **QUICK, **RATES),
     "awac": AWAC(advantage_temperature=0.1, **QUICK, **RATES),
     "pex": PEX(expectile=0.5, value_learning_rate=1e-3, **QUICK, **RATES),
+    "xql": XQL(0.5, critic_layer_norm=False, value_learning_rate=1e-3, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
-VALUED = ("td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics")
+VALUED = ("td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql")
 every_valued = pytest.mark.parametrize("name", VALUED)
 
 
