@@ -27,6 +27,8 @@ from segue.environment import Environment
 from segue.methods.awac import AWAC
 from segue.methods.bc import BC
 from segue.methods.cql import CQL
+from segue.methods.famo2o_cql import FamO2OCQL
+from segue.methods.famo2o_iql import FamO2OIQL
 from segue.methods.iql import IQL, IQLCritics
 from segue.methods.pex import PEX
 from segue.methods.rebrac import ReBRAC
@@ -56,6 +58,7 @@ UNBIASED: dict[str, Any] = {
     "temperature_multiplier": 1e-3,
     "critic_hidden_sizes": (32, 32),
 }
+SMALL_CQL: dict[str, Any] = {"num_sampled_actions": 2, "critic_hidden_sizes": (32, 32)}
 ALGORITHMS: dict[str, Algorithm] = {
     "td3": TD3(**QUICK, **RATES),
     "sac": SAC(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
@@ -68,12 +71,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     "penalized": ReBRAC(actor_penalty=100.0, critic_penalty=1.0, **QUICK, **RATES),
     "iql": IQL(0.5, inverse_temperature=10.0, cosine_updates=UPDATES, value_learning_rate=1e-3, **QUICK, **RATES),
     "cql": CQL(**UNBIASED, **QUICK, **RATES),
+    "famo2o_iql": FamO2OIQL(expectile=0.5, value_learning_rate=1e-3, balance_hidden_sizes=(32,), **QUICK, **RATES),
+    "famo2o_cql": FamO2OCQL(conservative_weight=1e-3, balance_hidden_sizes=(32,), **SMALL_CQL, **QUICK, **RATES),
     "awac": AWAC(advantage_temperature=0.1, **QUICK, **RATES),
     "pex": PEX(expectile=0.5, value_learning_rate=1e-3, **QUICK, **RATES),
     "xql": XQL(0.5, critic_layer_norm=False, value_learning_rate=1e-3, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
-VALUED = ("td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql")
+VALUED = ("td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql")
 every_valued = pytest.mark.parametrize("name", VALUED)
 
 
@@ -165,7 +170,7 @@ def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "cql"])
+@pytest.mark.parametrize("name", ["td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "cql", "famo2o_iql"])
 def test_the_policy_picks_the_best_action(name: str) -> None:
     assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
 
