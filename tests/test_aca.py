@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 
 import segue
+from segue.core.learn import make_keys, models_after
 from segue.core.model import Adam, Model
+from segue.core.phases import Phase, check
 from segue.core.types import Batch, Models, Spec
 from segue.errors import UserError
-from segue.experiment import load_models
+from segue.experiment import form_after, load_models
 from segue.methods import aca, sac_ml
 from segue.methods.aca import ACA, clipped_preference, reconstructed
 from segue.methods.sac import SAC
 from segue.methods.sac import Draws as SACDraws
 from segue.methods.sac_ml import SACML, StateBaseline, baseline_net, temperature_step, values
 from segue.nets.gaussian import SigmoidGaussianPolicy, point_log_density, point_of, sample_point
-from segue.recipes import preset_recipe
+from segue.recipes import METHODS, preset_recipe
 from segue.recipes.aca import ACARecipe
 from tests.small import ENVIRONMENT, pendulum_data
 from tests.test_every_method import SCARCE, small
@@ -253,6 +255,26 @@ def test_what_it_does_with_policies_of_each_form() -> None:
         assert recipe.online_phase(1).algorithm.policy_kind == ("tanh_gaussian" if squashed else "gaussian")
     with pytest.raises(UserError, match="clone it first"):
         ACARecipe(clone_updates=0).handover_phases(None)
+
+
+@pytest.mark.parametrize("chain", ["iql aca o2sac", "td3_bc aca sac aca", "cql aca cql", "aca aca"])
+def test_it_follows_and_is_followed(chain: str) -> None:
+    """Without a compilation: states of every phase, from the models that the one before it hands on."""
+    models, keys, before = Models(), make_keys((0,), 0), ""
+    phases: tuple[Phase, ...] = ()
+    for number, method in enumerate(chain.split()):
+        recipe: Any = METHODS[method]()
+        if number == 0:
+            phases = recipe.offline_phases(4)
+        else:
+            recipe = recipe.adapted(form_after(phases, None))
+            handover = recipe.handover_phases(form_after(phases, None)) if method != before else ()
+            phases += (*handover, recipe.online_phase(16))
+        before = method
+    check(phases, set(), None)
+    for phase in phases:
+        models = models_after(phase, models, SPEC, keys)
+    assert models["actor"].net.kind == form_after(phases, None)
 
 
 def test_after_cql_and_again(tmp_path: Path) -> None:

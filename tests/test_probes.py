@@ -33,6 +33,7 @@ from segue.methods.iql import IQL, IQLCritics
 from segue.methods.pex import PEX
 from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
+from segue.methods.sac_ml import SACML
 from segue.methods.so2 import SO2
 from segue.methods.spot import SPOT
 from segue.methods.spot_vae import BehaviourVAE
@@ -63,6 +64,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "td3": TD3(**QUICK, **RATES),
     "sac": SAC(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
     "so2": SO2(num_critics=2, temperature=1e-3, **QUICK | RATES | {"policy_update_interval": 2}),
+    "sac_ml": SACML(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
     "td3_bc": TD3BC(alpha=100.0, **QUICK, **RATES),
     "cloning": TD3BC(alpha=1e-3, **QUICK, **RATES),
     "bc": BC(batch_size=64, hidden_sizes=(32, 32), actor_learning_rate=1e-3),
@@ -78,7 +80,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     "xql": XQL(0.5, critic_layer_norm=False, value_learning_rate=1e-3, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
-VALUED = ("td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql")
+VALUED = (
+    "td3", "sac", "sac_ml", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql",
+)  # fmt: skip
 every_valued = pytest.mark.parametrize("name", VALUED)
 
 
