@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from segue.core.model import Model
-from segue.core.types import Batch, Metrics, Models, Spec
+from segue.core.replay import Memory
+from segue.core.sampling import Sampler
+from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.core.weighting import Weighting, effective_share
 from segue.nets.policies import action_of
 
@@ -45,7 +47,7 @@ class BehaviourWeight(Weighting):
     weight_terms: Literal["td", "td_and_conservative"] = "td"  # of CQL [Eq. 7; its text says the other, baq.md 3.2]
     normalise_weights: bool = False  # divide by the batch's mean [ours: off, Eq. 7 read literally, baq.md 3.2]
 
-    needs = ("behaviour", "behaviour_error")
+    needs = ("behaviour",)
 
     @property
     def weighs_conservatism(self) -> bool:
@@ -68,3 +70,39 @@ class BehaviourWeight(Weighting):
             "weight_scale": w.scale,
         }
         return weight / weight.mean() if self.normalise_weights else weight, metrics
+
+
+@dataclass(frozen=True)
+class BehaviourPriority(Sampler):
+    """Rows whose action the data's policy would not take are drawn more often; those above 16,384 as if they were that.
+
+    It wants nothing of the algorithm, so that it goes with any.
+    """
+
+    divergence_scale: float | None = None  # k_rho; None: max(held-out distance, 0.1) [ours, baq.md 4.3: paper has none]
+    priority_exponent: float = 1.0  # alpha [ours, baq.md 4.3: the paper has none]
+    offline_priority: Literal["formula", "one"] = "formula"  # of the dataset's rows [ours: Eq. 10 for all, baq.md 4.1]
+    importance_exponent: float = 0.0  # of a correction of the losses for the draws [ours: none, baq.md 4.1]
+
+    needs = ("behaviour",)
+
+    def init(self, models: Models, memory: Memory, key: jax.Array) -> Reference:
+        """The model of the behaviour, and k_rho."""
+        adaptive = jnp.maximum(models["behaviour_error"].distance, SMALLEST_SCALE)
+        scale = adaptive if self.divergence_scale is None else jnp.full_like(adaptive, self.divergence_scale)
+        return Reference(models["behaviour"].frozen(), scale)
+
+    def of_dataset(self, own: Reference, rows: Batch) -> jax.Array:
+        """The formula's [n], or 1."""
+        return jnp.ones_like(rows.reward) if self.offline_priority == "one" else self.of_new(own, rows)
+
+    def of_new(self, own: Reference, row: Batch) -> jax.Array:
+        """(|r|_2 / k_rho + 1)^alpha, of one row [] or of many [n]."""
+        distance = jnp.sqrt(jnp.square(residuals(own.behaviour, row.obs, row.action)).sum(-1))
+        return (distance / own.scale + 1) ** self.priority_exponent
+
+    def learned(
+        self, own: Reference, memory: Memory, batch: Batch, key: jax.Array
+    ) -> tuple[PyTree, jax.Array | None, Metrics]:
+        """Priorities stay as they are."""
+        return own, None, {"divergence_scale": own.scale}
