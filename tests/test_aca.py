@@ -277,6 +277,7 @@ def test_it_follows_and_is_followed(chain: str) -> None:
     assert models["actor"].net.kind == form_after(phases, None)
 
 
+@pytest.mark.slow
 def test_after_cql_and_again(tmp_path: Path) -> None:
     """A baseline for CQL's policy, the switch; then the same run goes on."""
     quietly: dict[str, Any] = {"environment": ENVIRONMENT, "evaluation": SCARCE, "quiet": True}
