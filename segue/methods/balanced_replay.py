@@ -70,8 +70,8 @@ class BalancedReplay(Sampler):
 
     initial_online_share: float = 0.5  # f, of the first 1,000 new rows [baselines.md 9; 0.75 in the released command]
     priority_temperature: float = 5.0  # T [baselines.md 9]
-    priority_min: float = 1e-3  # [baselines.md 9]
-    priority_max: float = 1e3  # [baselines.md 9]
+    priority_min: float = 1e-3  # the least of a row that was learned from [baselines.md 9]
+    priority_max: float = 1e3  # the most of such a row [baselines.md 9]
     ratio_batch_size: int = 256  # uniform rows of the dataset, and as many new ones, per update [baselines.md 9]
     ratio_learning_rate: float = 3e-4  # Adam [baselines.md 9]
     ratio_hidden_sizes: tuple[int, ...] = (256, 256)  # of w [baselines.md 9]
