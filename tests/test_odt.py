@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+import segue
 from segue.core.learn import Program, initial_state, learn, make_keys
 from segue.core.model import Adam, Lamb, Model, Scalar
 from segue.core.phases import Online, Phase, check
@@ -22,7 +25,7 @@ from segue.core.types import Batch, Spec
 from segue.environment import Environment
 from segue.errors import UserError
 from segue.evaluate import Evaluator, Player
-from segue.experiment import form_after
+from segue.experiment import form_after, load_models
 from segue.methods.cql import CQL
 from segue.methods.odt import ODT, Draws, History, State
 from segue.nets.transformer import LOG_STD_MAX, LOG_STD_MIN, SequencePolicy
@@ -31,7 +34,9 @@ from segue.preparation import Preparation
 from segue.recipes import METHODS, preset_recipe
 from segue.replay_start import phase_data, return_rule
 from segue.settings import flat, with_changes
+from segue.stop import Interrupted, StopSignals
 from tests.small import ENVIRONMENT, pendulum_data
+from tests.test_every_method import SCARCE
 
 SPEC = Spec(3, 2)
 K = 4
@@ -47,7 +52,6 @@ SMALL: dict[str, Any] = {
 }
 # Compiled, for one by one the operations would take seconds.
 update = jax.jit(ODT.update, static_argnums=(0, 4))
-act = jax.jit(ODT.act, static_argnums=(0, 4))
 act_in = jax.jit(ODT.act_in, static_argnums=(0, 6))
 apply = jax.jit(SequencePolicy.apply, static_argnums=0)
 NET = SequencePolicy(3, 2, width=8, num_layers=2, num_heads=2, context_length=K, ordering=True)
@@ -57,10 +61,6 @@ def sequence(length: int = K, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.
     rng = np.random.default_rng(seed)
     returns, obs, action = rng.normal(size=length), rng.normal(size=(length, 3)), rng.uniform(-1, 1, (length, 2))
     return jnp.asarray(returns, jnp.float32), jnp.asarray(obs, jnp.float32), jnp.asarray(action, jnp.float32)
-
-
-def draw(algorithm: ODT) -> Draws:
-    return jax.jit(lambda key: algorithm.draw(key, SPEC))(jax.random.key(1))
 
 
 def outputs(params: Any, *inputs: jax.Array) -> np.ndarray:
@@ -195,20 +195,21 @@ def test_lamb_clips_as_adam_does_and_adam_is_what_it_was() -> None:
 # -- the losses
 
 
-class Constant:
-    """A policy of which mean and log-std [A] are the parameters, whatever it sees."""
+class Plain:
+    """A policy whose mean [A] is a parameter plus the return that it is shown, times its dropout's factors, its log-std
+    [A] another parameter. The losses around it are those of any network, and it compiles soon."""
 
     kind, observation_dim, action_dim = "sequence", 3, 1
 
     def init(self, key: jax.Array) -> Any:
         return {"mean": jnp.asarray([0.3]), "log_std": jnp.asarray([-0.4])}
 
-    def apply(self, params: Any, returns: jax.Array, obs: jax.Array, action: jax.Array) -> Any:
-        shape = (*returns.shape, 1)
-        return jnp.broadcast_to(params["mean"], shape), jnp.broadcast_to(params["log_std"], shape)
+    def apply(self, params: Any, returns: jax.Array, obs: jax.Array, action: jax.Array, *dropout: jax.Array) -> Any:
+        mean = (params["mean"] + returns[..., None]) * (dropout[0] if dropout else 1.0)
+        return mean, jnp.broadcast_to(params["log_std"], mean.shape)
 
 
-CONSTANT = Constant()
+PLAIN = Plain()
 
 
 def stretch(to_go: Any, present: Any, action: Any, time_step: Any = None) -> Batch:
@@ -220,28 +221,32 @@ def stretch(to_go: Any, present: Any, action: Any, time_step: Any = None) -> Bat
     return Batch(noise, action.reshape(*to_go.shape, -1), to_go, noise, np.zeros_like(to_go), extras)
 
 
-def constant_state(algorithm: ODT) -> State:
+def plain_state(algorithm: ODT) -> State:
     adam = Adam(algorithm.temperature_learning_rate)
-    actor = Model.create(CONSTANT, Lamb(0.1), jax.random.key(0))
+    actor = Model.create(PLAIN, Lamb(0.1), jax.random.key(0))
     temperature = Model.create(Scalar(math.log(algorithm.initial_temperature)), adam, jax.random.key(0))
     return State(actor, temperature, jnp.float32(NO_SCORE), jnp.int32(0))
 
 
-def log_density(x: float, mean: float = 0.3, log_std: float = -0.4) -> float:
+def log_density(x: float, mean: float, log_std: float = -0.4) -> float:
     """Of the action tanh(x)."""
     normal = -0.5 * ((x - mean) / math.exp(log_std)) ** 2 - log_std - 0.5 * math.log(2 * math.pi)
     return normal - math.log(1 - math.tanh(x) ** 2)
 
 
 def test_losses_by_hand() -> None:
-    """Two sequences of two steps, one of them padding: mean over the three true steps, not over sequences."""
-    algorithm = ODT(**SMALL | {"batch_size": 2, "context_length": 2}, actor_dropout=0.0)
+    """Two sequences of two steps, one of them padding: mean over the three true steps, not over sequences. The network
+    is shown a thousandth of the returns; what dropout keeps counts twice, as it keeps half."""
+    algorithm = ODT(**SMALL | {"batch_size": 2, "context_length": 2}, actor_dropout=0.5)
     actions, noise = [[0.5, -0.2], [0.1, 0.9]], [[0.7, -1.1], [0.2, 5.0]]
-    batch = stretch([[2.0, 1.0], [3.0, 3.0]], [[1, 1], [1, 0]], actions)
-    state = constant_state(algorithm)
-    after, metrics = update(algorithm, state, batch, Draws(jnp.asarray(noise)[..., None], ()), True)
-    likelihood = np.mean([log_density(math.atanh(a)) for a in (0.5, -0.2, 0.1)])
-    entropy = -np.mean([log_density(0.3 + math.exp(-0.4) * n) for n in (0.7, -1.1, 0.2)])
+    batch = stretch([[200.0, 100.0], [300.0, 300.0]], [[1, 1], [1, 0]], actions)
+    state = plain_state(algorithm)
+    draws = Draws(jnp.asarray(noise)[..., None], (jnp.asarray([[1.0, 0.0], [1.0, 1.0]])[..., None],))
+    after, metrics = update(algorithm, state, batch, draws, True)
+    means = (1.0, 0.0, 1.2)  # 0.3 and the returns' thousandth, dropped in the second step
+    taken, sampled = zip((0.5, -0.2, 0.1), means, strict=True), zip((0.7, -1.1, 0.2), means, strict=True)
+    likelihood = np.mean([log_density(math.atanh(a), mean) for a, mean in taken])
+    entropy = -np.mean([log_density(mean + math.exp(-0.4) * n, mean) for n, mean in sampled])
     assert metrics["log_likelihood"] == pytest.approx(likelihood, rel=1e-5)
     assert metrics["entropy"] == pytest.approx(entropy, rel=1e-5)
     assert metrics["actor_loss"] == pytest.approx(-likelihood - 0.1 * entropy, rel=1e-5)
@@ -255,38 +260,30 @@ def test_losses_by_hand() -> None:
 def test_lambda_rises_where_the_entropy_is_below_that_of_one_action(log_std: float, rises: bool) -> None:
     """H_min is -A for every single action: summed over the K steps of a sequence it would be met here."""
     algorithm = ODT(**SMALL, actor_dropout=0.0)
-    state = constant_state(algorithm)
+    state = plain_state(algorithm)
     state = replace(state, actor=replace(state.actor, params={"mean": jnp.zeros(1), "log_std": jnp.asarray([log_std])}))
     noise = jax.random.normal(jax.random.key(0), (5, K, 1))
-    batch = stretch(np.ones((5, K)), np.ones((5, K)), np.zeros((5, K, 1)))
+    batch = stretch(np.zeros((5, K)), np.ones((5, K)), np.zeros((5, K, 1)))
     after, metrics = update(algorithm, state, batch, Draws(noise, ()), True)
     assert -K < metrics["entropy"] < 1 and (metrics["entropy"] < -1) == rises
     assert (after.temperature() > state.temperature()) == rises
 
 
-def trainable(**settings: Any) -> tuple[ODT, State]:
-    algorithm = ODT(**SMALL | settings)
-    return algorithm, jax.jit(lambda: algorithm.init({}, SPEC, jax.random.key(0)))()
-
-
-def some_batch(seed: int = 0, present: Any = None) -> Batch:
-    rng: Any = np.random.default_rng(seed)
-    to_go, action = 1000 * rng.normal(size=(5, K)), rng.uniform(-1, 1, (5, K, 2))
-    return stretch(to_go, np.ones((5, K)) if present is None else present, action)
+def plain() -> tuple[ODT, State, Draws, Batch]:
+    """All that an update of the plain policy takes."""
+    algorithm = ODT(**SMALL, actor_dropout=0.0)
+    state = jax.tree.map(lambda x: jnp.array(x, x.dtype), plain_state(algorithm))
+    batch = stretch(np.zeros((5, K)), np.ones((5, K)), np.full((5, K, 1), 0.4))
+    return algorithm, state, Draws(jax.random.normal(jax.random.key(0), (5, K, 1)), ()), batch
 
 
 def test_padding_and_unfinished_episodes_teach_nothing() -> None:
     """Whatever stands there; and a batch without any true step leaves all but the count of updates as it is."""
-    algorithm, state = trainable()
-    draws = draw(algorithm)
-    present = np.ones((5, K), np.float32)
+    algorithm, state, draws, _ = plain()
+    present, rng = np.ones((5, K), np.float32), np.random.default_rng(0)
     present[0, 2:], present[1] = 0, 0
-    batch = some_batch(present=present)
-
-    def spoiled(x: Any) -> Any:
-        return jnp.where(jnp.asarray(present).reshape(5, K, *[1] * (x.ndim - 2)) > 0, x, 0.123)
-
-    other = batch._replace(obs=spoiled(batch.obs), action=spoiled(batch.action))
+    batch = stretch(1000 * rng.normal(size=(5, K)), present, rng.uniform(-1, 1, (5, K, 1)))
+    other = batch._replace(action=jnp.where(present[..., None] > 0, batch.action, 0.123))
     to_go: Any = np.where(present > 0, batch.extras["return_to_go"], -np.inf)
     unfinished = batch._replace(extras=batch.extras | {"present": jnp.ones((5, K)), "return_to_go": to_go})
     want = update(algorithm, state, batch, draws, True)[0]
@@ -294,38 +291,26 @@ def test_padding_and_unfinished_episodes_teach_nothing() -> None:
         found = update(algorithm, state, one, draws, True)[0]
         for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(found), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
-    nothing = update(algorithm, state, some_batch(present=np.zeros((5, K))), draws, True)[0]
+    empty = batch._replace(extras=batch.extras | {"present": jnp.zeros((5, K))})
+    nothing = update(algorithm, state, empty, draws, True)[0]
     for a, b in zip(jax.tree.leaves(replace(state, updates=jnp.int32(1))), jax.tree.leaves(nothing), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_network_is_shown_scaled_returns() -> None:
-    algorithm, state = trainable()
-    draws = draw(algorithm)
-    batch = some_batch()
-    scaled = batch._replace(extras=batch.extras | {"return_to_go": 0.001 * batch.extras["return_to_go"]})
-    loss = update(algorithm, state, batch, draws, True)[1]["actor_loss"]
-    same = update(replace(algorithm, return_scale=1.0), state, scaled, draws, True)[1]["actor_loss"]
-    raw = update(replace(algorithm, return_scale=1.0), state, batch, draws, True)[1]["actor_loss"]
-    assert float(same) == pytest.approx(float(loss), rel=1e-5) and abs(raw - loss) > 1e-4
-
-
 def test_the_learning_rate_rises_linearly() -> None:
     """With a warm-up of two updates the first is half as long as the second's full length, from the same state."""
-    algorithm, state = trainable()
-    draws, batch = draw(algorithm), some_batch()
+    algorithm, state, draws, batch = plain()
     steps = []
     for done in (0, 1, 5):
         after = update(algorithm, replace(state, updates=jnp.int32(done)), batch, draws, True)[0]
-        steps.append(np.asarray(after.actor.params["head"]["kernel"] - state.actor.params["head"]["kernel"]))
+        steps.append(np.asarray(after.actor.params["mean"] - state.actor.params["mean"]))
     np.testing.assert_allclose(steps[0], steps[1] / 2, atol=1e-6)
     np.testing.assert_array_equal(steps[1], steps[2])
 
 
 def test_an_extreme_action_has_a_finite_likelihood() -> None:
-    algorithm, state = trainable()
-    batch = some_batch()._replace(action=jnp.ones((5, K, 2)))
-    after, metrics = update(algorithm, state, batch, draw(algorithm), True)
+    algorithm, state, draws, batch = plain()
+    after, metrics = update(algorithm, state, batch._replace(action=jnp.ones((5, K, 1))), draws, True)
     assert np.isfinite(metrics["actor_loss"])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
 
@@ -334,13 +319,12 @@ def test_an_extreme_action_has_a_finite_likelihood() -> None:
 
 
 def test_the_best_return_is_that_of_an_episode_from_its_start() -> None:
-    algorithm, state = trainable()
-    draws = draw(algorithm)
+    algorithm, state, draws, _ = plain()
     steps = np.arange(K) + np.array([[0], [3], [0], [0], [9]])
     to_go = np.array([[5.0], [99.0], [-2.0], [8.0], [50.0]]) + np.zeros((5, K))
     present = np.ones((5, K))
     present[3] = 0
-    batch = stretch(to_go, present, np.zeros((5, K, 2)), steps)
+    batch = stretch(to_go, present, np.zeros((5, K, 1)), steps)
     assert algorithm.wanted_return(state, False) == 0
     after = update(algorithm, state, batch, draws, True)[0]
     assert after.best_return == 5 and algorithm.wanted_return(after, False) == 5
@@ -349,6 +333,20 @@ def test_the_best_return_is_that_of_an_episode_from_its_start() -> None:
     assert update(algorithm, after, worse, draws, True)[0].best_return == 5
     chosen_one = replace(algorithm, target_return=-40.0)
     assert [float(chosen_one.wanted_return(after, explore)) for explore in (False, True)] == [-40, 0]
+
+
+@cache
+def acting() -> tuple[ODT, State]:
+    """A policy and its state."""
+    algorithm = ODT(**SMALL, target_return=900.0, ordering=True)
+    return algorithm, jax.jit(lambda: algorithm.init({}, SPEC, jax.random.key(0)))()
+
+
+def on_stretch(actor: Any, returns: Any, obs: Any, actions: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and log-std [A] of the last of `returns` and `obs`; filled up, so that one program serves all lengths."""
+    filled = [np.concatenate([x, np.zeros((3 - len(x), *x.shape[1:]))]) for x in (returns, obs, actions)]
+    mean, log_std = apply(actor.net, actor.params, *(x.astype(np.float32) for x in filled))
+    return np.asarray(mean[len(returns) - 1]), np.asarray(log_std[len(returns) - 1])
 
 
 def played(algorithm: ODT, state: State, steps: int, explore: bool = False) -> tuple[list[Any], list[Any], History]:
@@ -363,34 +361,34 @@ def played(algorithm: ODT, state: State, steps: int, explore: bool = False) -> t
     return [obs, rewards], actions, history
 
 
-@pytest.mark.parametrize("ordering", [False, True])
-def test_acting_sees_the_last_steps_and_what_is_left_of_the_return(ordering: bool) -> None:
+def test_acting_sees_the_last_steps_and_what_is_left_of_the_return() -> None:
     """Against the network on the stretch itself: C = 3 steps at most, g_t = G - what was earned before t."""
-    algorithm, state = trainable(target_return=900.0, ordering=ordering)
+    algorithm, state = acting()
     (obs, rewards), actions, history = played(algorithm, state, 7)
     left = 0.001 * (900 - np.cumsum(rewards))
     done = np.stack(actions)
     for t in range(7):
         past = slice(max(0, t - 2), t + 1)
-        none_yet = np.concatenate([done[max(0, t - 2) : t], np.zeros((1, 2))])
-        inputs = (left[past].astype(np.float32), obs[past], none_yet.astype(np.float32))
-        mean, _ = apply(state.actor.net, state.actor.params, *inputs)
-        np.testing.assert_allclose(actions[t], np.tanh(mean[-1]), atol=1e-6)
+        mean, _ = on_stretch(state.actor, left[past], obs[past], done[max(0, t - 2) : t])
+        np.testing.assert_allclose(actions[t], np.tanh(mean), atol=1e-6)
     assert history.length == 3 and history.total == pytest.approx(sum(rewards[:7]), rel=1e-5)
     np.testing.assert_allclose(history.action, done[-3:], atol=1e-7)
 
 
 def test_exploring_samples_with_a_higher_return_and_evaluating_does_not() -> None:
-    algorithm, state = trainable(target_return=900.0)
+    algorithm, state = acting()
     obs: Any = np.ones(3, np.float32)
-    greedy, again = (act(algorithm, state, obs, jax.random.key(k), False) for k in (0, 1))
-    np.testing.assert_array_equal(greedy, again)
-    one, other = (act(algorithm, state, obs, jax.random.key(k), True) for k in (0, 1))
+
+    def first(key: int, explore: bool) -> jax.Array:
+        history, reward = algorithm.context(SPEC), np.float32(0)
+        return act_in(algorithm, state, history, obs, reward, jax.random.key(key), explore)[0]
+
+    np.testing.assert_array_equal(first(0, False), first(1, False))
+    one, other = (first(key, True) for key in (0, 1))
     assert np.abs(one - other).max() > 1e-3
-    inputs = (np.full(1, 1.8, np.float32), obs[None], np.zeros((1, 2), np.float32))
-    mean, log_std = apply(state.actor.net, state.actor.params, *inputs)
+    mean, log_std = on_stretch(state.actor, np.full(1, 1.8), obs[None], np.zeros((0, 2)))
     noise = jax.random.normal(jax.random.key(0), (2,))
-    np.testing.assert_allclose(one, np.tanh(mean[0] + np.exp(log_std[0]) * noise), atol=1e-6)
+    np.testing.assert_allclose(one, np.tanh(mean + np.exp(log_std) * noise), atol=1e-6)
 
 
 # -- stretches of episodes
@@ -492,16 +490,15 @@ def test_the_loop_acts_on_each_seeds_own_history_and_forgets_it_with_the_episode
     assert isinstance(algorithm, ODT)
     assert len({e["step"] for e in episodes}) > 2 and {e["seed"] for e in episodes} == {0, 1}
     for k in (0, 1):
-        one = jax.tree.map(lambda x, k=k: x[k], loop.state.actor.params)
+        one = jax.tree.map(lambda x, k=k: x[k], loop.state.actor)
         steps = rows.extras["time_step"][k][:60].astype(int)
         for t in range(60):
             first = t - min(steps[t], 2)
             earned = [rows.reward[k][i - steps[i] : i].sum() for i in range(first, t + 1)]
-            to_go = np.asarray([0.001 * (60.0 - e) for e in earned], np.float32)  # twice the evaluation's 30
-            done = np.concatenate([rows.action[k][first:t], np.zeros((1, 1), np.float32)])
-            mean, log_std = apply(loop.state.actor.net, one, to_go, rows.obs[k][first : t + 1], done)
+            to_go = np.asarray([0.001 * (60.0 - e) for e in earned])  # twice the evaluation's 30
+            mean, log_std = on_stretch(one, to_go, rows.obs[k][first : t + 1], rows.action[k][first:t])
             noise = jax.random.normal(jax.random.fold_in(loop.keys.act[k], t), (1,))
-            np.testing.assert_allclose(rows.action[k][t], np.tanh(mean[-1] + np.exp(log_std[-1]) * noise), atol=1e-5)
+            np.testing.assert_allclose(rows.action[k][t], np.tanh(mean + np.exp(log_std) * noise), atol=1e-5)
         ends = [e["step"] for e in episodes if e["seed"] == loop.seeds[k]]
         assert set(np.flatnonzero(steps == 0)) == {0, *ends} - {60}
         known = np.isfinite(rows.extras["return_to_go"][k][:60])
@@ -583,13 +580,13 @@ def test_it_does_what_the_wanted_return_asks_for_and_remembers_the_cue() -> None
     state, _ = learn(program, state, columns, keys.learn, rows, np.int32(0), np.int32(300))
     state = jax.tree.map(lambda x: x[0], state)
     assert state.best_return == 1  # so that without a target it asks for the best
-    for wanted, size in ((None, 0.8), (0.0, 0.2)):
-        policy = replace(LEARNER, target_return=wanted)
+    for wanted, size in ((1.0, 0.8), (0.0, 0.2)):
+        state = replace(state, best_return=jnp.float32(wanted))
         for cue in (-1.0, 1.0):
-            history = policy.context(spec)
+            history = LEARNER.context(spec)
             for t in range(CUE_STEPS):
-                obs = jnp.full(1, cue if t == 0 else 0.0)
-                action, history = act_in(policy, state, history, obs, jnp.float32(0), jax.random.key(0), False)
+                obs: Any = np.full(1, cue if t == 0 else 0.0, np.float32)
+                action, history = act_in(LEARNER, state, history, obs, np.float32(0), jax.random.key(0), False)
                 assert float(action[0]) == pytest.approx(cue * size, abs=0.15), (wanted, cue, t)
 
 
@@ -635,3 +632,50 @@ def test_presets_are_those_of_the_specification() -> None:
     assert [updates[name] for name in ("", "hopper-medium-v2", "walker2d-medium-v2", "antmaze-umaze-v2")] == [
         5_000, 5_000, 10_000, 7_000,
     ]  # fmt: skip
+
+
+TINY: dict[str, Any] = {
+    "batch_size": 4, "context_length": 4, "acting_context_length": 3, "width": 8, "num_layers": 1, "num_heads": 2,
+    "learning_rate_warmup_updates": 1, "actor_learning_rate": 0.01, "pretraining_updates": 6, "warmup_steps": 5,
+}  # fmt: skip
+
+
+def fine_tuned(out: Path, stop_at: int | None = None) -> segue.Run:
+    """From behaviour cloning; with `stop_at` interrupted after that many of the 40 online steps, and resumed."""
+    steps = 0
+
+    def interact(loop: OnlineLoop, episodes: Any, original: Any = OnlineLoop._interact) -> Any:
+        nonlocal steps
+        steps += 1
+        return original(loop, episodes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if stop_at is not None:
+            patch.setattr(OnlineLoop, "_interact", interact)
+            patch.setattr(StopSignals, "requested", lambda signals: steps >= stop_at)
+        try:
+            return segue.run(
+                "odt", pendulum_data(), ENVIRONMENT, offline="bc", out=out, steps=4, online_steps=40, seeds=(0, 1),
+                settings=TINY, offline_settings={"batch_size": 4, "hidden_sizes": (8,)}, evaluation=SCARCE, quiet=True,
+            )  # fmt: skip
+        except Interrupted:
+            pass
+    return segue.resume(out, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_run_handed_over_and_interrupted_in_an_episode_equals_an_unbroken_one(tmp_path: Path) -> None:
+    whole, cut = fine_tuned(tmp_path / "whole"), fine_tuned(tmp_path / "cut", stop_at=23)
+    assert [phase["name"] for phase in whole.summary["phases"]] == ["offline", "pre-training", "online"]
+    a, b = (jax.tree.leaves(load_models(run.folder)[0]) for run in (whole, cut))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+    policy = cut.policy(seed=1)
+    obs: Any = np.full(4, 0.1, np.float32)
+    first, second = policy(obs), policy(obs)  # it remembers the first
+    policy.rewarded(1.0)
+    assert first != second and policy(obs) != second
+    policy.reset()
+    assert policy(obs) == first
+    with pytest.raises(UserError, match="acts on an episode's history"):
+        cut.evaluate_offline(quiet=True)
