@@ -31,7 +31,8 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (
         ("hidden_sizes", "critic_hidden_sizes", "second_critic_hidden_sizes", "coefficient_hidden_sizes",
-         "vae_hidden_sizes", "balance_hidden_sizes", "ratio_hidden_sizes", "value_hidden_sizes", "behaviour_hidden_sizes"),
+         "vae_hidden_sizes", "balance_hidden_sizes", "ratio_hidden_sizes", "value_hidden_sizes",
+         "behaviour_hidden_sizes"),
         lambda x: len(x) > 0 and min(x) >= 1,
         "widths of at least 1",
     ),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.core.algorithm import Algorithm
-from segue.core.model import Adam, Model
+from segue.core.model import Model, Optimizer
 from segue.core.types import Batch, PyTree, Spec
 
 FOLDER = Path(os.environ.get("SEGUE_GOLDEN", Path(__file__).parent / "golden"))
@@ -87,7 +87,7 @@ def hidden_sizes(params: PyTree) -> tuple[int, ...]:
     return tuple(params[f"layers_{i}"]["kernel"].shape[1] for i in range(layers - 1))
 
 
-def model(net: Any, params: PyTree, optimizer: Adam, target: PyTree = None) -> Model:
+def model(net: Any, params: PyTree, optimizer: Optimizer, target: PyTree = None) -> Model:
     """A model in the recorded start state, with an empty optimizer."""
     return Model(params, target, optimizer.transform().init(params), net, optimizer)
 

@@ -479,7 +479,8 @@ def test_the_backbones_are_the_specifications() -> None:
 def test_ablations(method: str) -> None:
     """Our-S: no weight. Our-Q: no priority. Neither: the backbone, which needs no model."""
     for weight, priority in ((False, True), (True, False), (False, False)):
-        recipe = with_changes(METHODS[method](), {"use_weight": weight, "use_priority": priority})
+        sampling = "behaviour" if priority else "uniform"
+        recipe = with_changes(METHODS[method](), {"use_weight": weight, "sampling": sampling})
         phase = recipe.online_phase(10)
         assert (phase.algorithm.weighting is not None) == weight
         assert phase.online and (phase.online.sampler is not None) == priority

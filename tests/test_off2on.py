@@ -315,7 +315,7 @@ def test_the_phases_and_their_settings() -> None:
 
 
 def test_one_member_is_cql_and_uniform_rows_have_no_sampler() -> None:
-    recipe = replace(preset_recipe("off2on", "baq"), sampling="uniform")  # type: ignore[call-arg]
+    recipe = replace(preset_recipe("off2on", "baq"), sampling="uniform")
     assert isinstance(recipe.offline_phases(10)[0].algorithm, CQL)
     online = recipe.online_phase(10).online
     assert online is not None and online.sampler is None

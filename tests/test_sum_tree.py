@@ -62,8 +62,8 @@ def test_every_target_finds_its_row(large: Any) -> None:
 def test_replaced_priorities_equal_those_of_a_new_tree() -> None:
     rng = np.random.default_rng(1)
     priorities = rng.uniform(1e-3, 1e3, 5000).astype(np.float32)
-    rows = rng.integers(0, 5000, 64)
-    changed = priorities.copy()
+    rows: Any = rng.integers(0, 5000, 64)
+    changed: Any = priorities.copy()
     changed[rows] = np.float32(rows % 7) * np.float32(0.3)
     tree = jax.jit(sum_tree.replaced)(sum_tree.build(jnp.asarray(priorities)), rows, changed[rows])
     for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(sum_tree.build(jnp.asarray(changed))), strict=True):
@@ -73,7 +73,7 @@ def test_replaced_priorities_equal_those_of_a_new_tree() -> None:
 
 def test_small_priorities_keep_their_proportion_beside_large_ones() -> None:
     """0.001 beside 1000, the ends of balanced replay's range."""
-    priorities = np.tile(np.float32([1e-3, 1e3]), 8 * FAN_OUT)
+    priorities = np.tile(np.asarray([1e-3, 1e3], np.float32), 8 * FAN_OUT)
     share = tables(sum_tree.build(jnp.asarray(priorities)), len(priorities))
     np.testing.assert_allclose(share[0] / share[1], 1e-6, rtol=4e-6)
 

@@ -137,10 +137,10 @@ def check(phases: Iterable[Phase], roles: set[str], policy_kind: str | None) -> 
                 f"phase '{phase.name}' ({type(algorithm).__name__}) learns from its own latest steps and has no "
                 "replay: leave --replay out, or choose o2sac or o2td3"
             )
-        if phase.online and phase.online.sampler and phase.mix != "joined":
+        if phase.online and phase.online.sampler and (phase.mix != "joined" or algorithm.window):
             raise UserError(
-                f"phase '{phase.name}' ({type(algorithm).__name__}) draws rows by priority, from one pool of dataset and "
-                "new rows: choose --replay all or part, or --sampling uniform"
+                f"phase '{phase.name}' ({type(algorithm).__name__}) cannot draw rows by priority, which takes one pool "
+                "of dataset and new rows, each by itself: choose --replay all or part, or --sampling uniform"
             )
         if phase.steps < 1:
             raise UserError(f"phase '{phase.name}' has {phase.steps} steps; it needs at least 1")

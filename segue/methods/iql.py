@@ -171,7 +171,7 @@ class IQL(Algorithm[IQLState]):
         )
 
     def draw(self, key: jax.Array, spec: Spec) -> tuple[jax.Array, ...]:
-        """Which outputs [B, H] of the actor's hidden layers dropout keeps; for "soft_q" standard normal noise [B, A]."""
+        """Which outputs [B, H] of the actor's hidden layers dropout keeps; of "soft_q" normal noise [B, A]."""
         if self.actor_objective == "soft_q":
             return (jax.random.normal(key, (self.batch_size, spec.action_dim)),)
         return dropout_masks(key, self.actor_dropout, self.batch_size, self.hidden_sizes)

@@ -91,10 +91,10 @@ class SAC(Algorithm[State]):
 
     def draw(self, key: jax.Array, spec: Spec) -> Draws:
         """The noise of both policy samples."""
-        noise = jax.random.normal(key, (2, self.batch_size, spec.action_dim))
+        following, current = jax.random.normal(key, (2, self.batch_size, spec.action_dim))
         if self.target_critics is None:
-            return Draws(*noise)
-        return Draws(*noise, jax.random.split(jax.random.fold_in(key, 1), self.critic_minibatches))
+            return Draws(following, current)
+        return Draws(following, current, jax.random.split(jax.random.fold_in(key, 1), self.critic_minibatches))
 
     def update(self, s: State, batch: Batch, draws: Draws, policy_step: bool) -> tuple[State, Metrics]:
         """Critics, then (on policy steps) actor and temperature against the new critics, then the targets."""

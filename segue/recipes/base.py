@@ -5,9 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from segue.core.phases import Online, Phase, ReplayStart
+from segue.core.sampling import Sampler
+from segue.methods.balanced_replay import BalancedReplay
+from segue.methods.baq import BehaviourPriority
+from segue.recipes.behaviour import Behaviour
+
+Rows = Literal["uniform", "behaviour", "balanced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +35,22 @@ class Recipe(ABC):
     replay: ReplayStart = "all"  # online batches: all the dataset, half of each, its best part, none [ssar.md 2.9]
     warmup_steps: int = 5_000  # online steps that only act and store [ssar.md 2.9]
     updates_per_step: float = 1.0  # online gradient updates per environment step [1 in the papers]
+    sampling: Rows = "uniform"  # of "all" or "part": every row alike, or by BAQ's or Off2On's priority [uniform]
+    behaviour: Behaviour = Behaviour()
 
     def schedule(self, env_steps: int, **changes: Any) -> Online:
         """The online schedule that these settings make; `changes` go before them."""
         names = ("warmup_steps", "random_warmup", "updates_per_step", "replay", "part_trajectories", "online_share",
                  "online_share_of_all", "offline_rows", "ring_start")  # fmt: skip
         values = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        return Online(env_steps, **(values | changes))
+        return Online(env_steps, **({"sampler": self.sampler} | values | changes))
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """In whose proportion online rows are drawn."""
+        if self.sampling == "uniform":
+            return None
+        return BehaviourPriority() if self.sampling == "behaviour" else BalancedReplay()
 
     def continuing(self) -> Recipe:
         """These settings for going on from another method's policy, where they were made for beginning without one."""
@@ -47,7 +62,7 @@ class Recipe(ABC):
 
     def behaviour_phases(self) -> tuple[Phase, ...]:
         """Phases that make a model of the data's behaviour, for sampling or weighing by it, where none is there."""
-        return ()
+        return self.behaviour.phases() if self.sampling == "behaviour" else ()
 
     @abstractmethod
     def offline_phases(self, updates: int) -> tuple[Phase, ...]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from segue.core.independent import Independent
 from segue.core.phases import Phase, ReplayStart
+from segue.core.sampling import Sampler
 from segue.methods.balanced_replay import BalancedReplay
 from segue.methods.cql import CQL
 from segue.methods.off2on import Off2On
 from segue.nets.ensemble import joined_critics, joined_policy
-from segue.recipes.base import Recipe
+from segue.recipes.base import Recipe, Rows
 from segue.recipes.handover import Handover, like, sac_handover
 
 # Not the paper's: two members, and of each about a tenth of CQL's arithmetic, for work on a CPU.
@@ -43,7 +44,7 @@ class Off2OnRecipe(Recipe):
     algorithm: Off2On = Off2On()
     balanced: BalancedReplay = BalancedReplay()
     handover: Handover = Handover()
-    sampling: Literal["balanced", "uniform"] = "balanced"  # online rows by priority, or all alike [baselines.md 9]
+    sampling: Rows = "balanced"  # of "all" or "part": every row alike, or by BAQ's or Off2On's priority [the paper]
     ensemble_size: int = 5  # N, CQL agents of its offline phase [baselines.md 9; 1 in BAQ's comparison]
     conservative_weight: float = 10.0  # of their CQL [baselines.md 3: 10 on MuJoCo, 5 on AntMaze]
     num_sampled_actions: int = 10  # of their CQL [baselines.md 3]
@@ -79,5 +80,9 @@ class Off2OnRecipe(Recipe):
 
     def online_phase(self, env_steps: int) -> Phase:
         """Soft actor-critic of all members on balanced rows, the temperature anew."""
-        schedule = self.schedule(env_steps, sampler=self.balanced if self.sampling == "balanced" else None)
-        return Phase("online", self.algorithm, online=schedule, fresh=("temperature",))
+        return Phase("online", self.algorithm, online=self.schedule(env_steps), fresh=("temperature",))
+
+    @property
+    def sampler(self) -> Sampler | None:
+        """With the settings of balanced replay."""
+        return self.balanced if self.sampling == "balanced" else super().sampler

@@ -45,6 +45,8 @@ class PPORecipe(Recipe):
 
 def rollouts(recipe: Recipe, length: int, env_steps: int) -> Online:
     """One update after every `length` steps. Raises UserError for settings that it has no use for."""
+    if recipe.sampling != "uniform":
+        raise UserError("PPO learns from its own latest steps and has no replay: leave --sampling out")
     if recipe.warmup_steps or recipe.updates_per_step:
         raise UserError(
             "PPO learns from every step, once every --batch-size steps: leave --warmup-steps and --updates-per-step out"
