@@ -555,6 +555,7 @@ def test_8_an_episode_cut_by_time_bootstraps_from_its_own_last_state() -> None:
     np.testing.assert_allclose(found, distance / 0.5 + 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_after_a_cql_run_the_model_is_made_before_the_online_phase(tmp_path: Path) -> None:
     """And continued with everything that CQL handed on; a run of its own goes on with its model."""
     quietly: dict[str, Any] = {"environment": ENVIRONMENT, "evaluation": SCARCE, "quiet": True}

@@ -22,6 +22,7 @@ from segue.core.types import Batch, PyTree, Spec
 from segue.methods.aca import ACA
 from segue.methods.awac import AWAC
 from segue.methods.bc import BC
+from segue.methods.behaviour import BehaviourModel
 from segue.methods.clone import Clone
 from segue.methods.cql import CQL
 from segue.methods.famo2o_cql import FamO2OCQL
@@ -67,6 +68,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ssar_online": TD3BC(Annealed(ADAPTIVE), critic_layer_norm=True, **SMALL),
     "bc": BC(policy_update_interval=2, **SMALL),
     "behaviour_vae": BehaviourVAE(**SMALL),
+    "behaviour_model": BehaviourModel(**SMALL),
     "spot": SPOT(vae_hidden_sizes=(6,), density_samples=2, **SMALL),
     "rebrac": ReBRAC(**SMALL),
     "cql": CQL(policy_update_interval=2, **SMALL_CQL),
@@ -134,6 +136,7 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ssar_online": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "bc": ((*ACTOR, ".updates"), ()),
     "behaviour_vae": ((".vae.params", ".vae.opt_state", ".updates"), ()),
+    "behaviour_model": ((".model.params", ".model.opt_state", ".sums", ".rows", ".updates"), ()),
     "spot": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "rebrac": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "cql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
@@ -206,6 +209,7 @@ one_of_each_class = pytest.mark.parametrize(
         "famo2o_iql",
         "famo2o_cql",
         "iql_critics",
+        "behaviour_model",
         "pex",
         "o2ppo",
         "uni_o4",
