@@ -38,7 +38,7 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
     "aca": ("cql", "aca", ["--baseline-updates", "20000"]),
     "wsrl": ("cql", "wsrl", []),
     "cql": ("cql", "cql", []),
-    "baq_cql": ("cql", "baq_cql", ["--behaviour-updates", "40000"]),
+    "baq_cql": ("cql", "baq_cql", ["--preset", "fast", "--behaviour-updates", "40000"]),
     "ppo": ("iql", "ppo", []),
     "o2ppo": ("iql", "o2ppo", ["--reevaluation-updates", "20000"]),
     "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
