@@ -143,7 +143,7 @@ def test_methods_that_learn_from_rollouts_refuse_priorities() -> None:
 
 def test_sampling_by_behaviour_needs_a_model_of_it() -> None:
     phases = chain("td3_bc", "td3", {"sampling": "behaviour", "replay": "all", "behaviour_updates": 0})
-    with pytest.raises(UserError, match="needs behaviour.*keep --behaviour-updates above 0"):
+    with pytest.raises(UserError, match=r"needs behaviour.*keep --behaviour-updates above 0"):
         check(phases, set(), None)
 
 

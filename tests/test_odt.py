@@ -514,6 +514,13 @@ def test_a_loop_saved_in_the_middle_of_an_episode_goes_on_to_the_bit() -> None:
     first.advance(forever, 23)
     assert int(first.contexts.length.max()) == 3 and (first.episode_length > 0).any()
     host = json.loads(json.dumps(first.host_state()))
+    lost = pendulum_loop()  # one environment's state could not be saved: that episode begins anew, the other goes on
+    lost.state, lost.rows = first.state, first.rows
+    lost.restore(host | {"environments": [None, host["environments"][1]]})
+    assert lost.contexts.length.tolist() == [1, int(first.contexts.length[1])]
+    np.testing.assert_array_equal(lost.contexts.obs[0, 0], lost.obs[0])
+    np.testing.assert_array_equal(lost.contexts.action[0, 0], lost.action[0])
+    np.testing.assert_array_equal(lost.contexts.obs[1], first.contexts.obs[1])
     again = pendulum_loop()
     again.state, again.rows = jax.tree.map(jnp.copy, (first.state, first.rows))
     again.restore(host)
