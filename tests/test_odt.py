@@ -513,10 +513,10 @@ def test_a_loop_saved_in_the_middle_of_an_episode_goes_on_to_the_bit() -> None:
     whole.advance(forever, 45)
     first.advance(forever, 23)
     assert int(first.contexts.length.max()) == 3 and (first.episode_length > 0).any()
-    host = json.loads(json.dumps(first.host_state()))
+    host, other = (json.loads(json.dumps(first.host_state())) for _ in range(2))
     lost = pendulum_loop()  # one environment's state could not be saved: that episode begins anew, the other goes on
     lost.state, lost.rows = first.state, first.rows
-    lost.restore(host | {"environments": [None, host["environments"][1]]})
+    lost.restore(other | {"environments": [None, other["environments"][1]]})
     assert lost.contexts.length.tolist() == [1, int(first.contexts.length[1])]
     np.testing.assert_array_equal(lost.contexts.obs[0, 0], lost.obs[0])
     np.testing.assert_array_equal(lost.contexts.action[0, 0], lost.action[0])
