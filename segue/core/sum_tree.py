@@ -92,14 +92,12 @@ def find(tree: SumTree, target: Words) -> jax.Array:
     """The first rows [n] whose running sum of priorities exceeds `target` [n], which lies below the total."""
     node = jnp.zeros(target.high.shape[0], jnp.int32)
     for level in reversed(tree):
-        children = _rows(level, node)  # [n, FAN_OUT]
-        running = before = Words(jnp.zeros_like(target.high), jnp.zeros_like(target.low))
-        passed = jnp.zeros_like(node)
-        for child in range(FAN_OUT - 1):  # if none of these is beyond, it is the last one
-            running = _add(running, Words(children.high[:, child], children.low[:, child]))
-            beyond = _at_most(running, target)
-            before = Words(*(jnp.where(beyond, x, y) for x, y in zip(running, before, strict=True)))
-            passed += beyond
+        running = _running(_rows(level, node))  # [n, FAN_OUT]
+        beyond = _at_most(running, Words(target.high[:, None], target.low[:, None]))
+        # A sum over an axis, so that XLA on a CPU does not work it all out again for everything that reads the result.
+        passed = beyond[:, :-1].sum(1, dtype=jnp.int32)  # if none of these is beyond, it is the last one
+        last = jnp.maximum(passed - 1, 0)[:, None]
+        before = Words(*(jnp.where(passed > 0, jnp.take_along_axis(x, last, 1)[:, 0], 0) for x in running))
         target = _subtract(target, before)
         node = node * FAN_OUT + passed
     return node
@@ -130,6 +128,15 @@ def _subtract(a: Words, b: Words) -> Words:
 def _at_most(a: Words, b: Words) -> jax.Array:
     """a <= b."""
     return (a.high < b.high) | ((a.high == b.high) & (a.low <= b.low))
+
+
+def _running(block: Words) -> Words:
+    """Sums of [n, FAN_OUT] up to each entry."""
+    shift = 1
+    while shift < FAN_OUT:
+        block = _add(block, Words(*(jnp.pad(x[:, :-shift], ((0, 0), (shift, 0))) for x in block)))
+        shift *= 2
+    return block
 
 
 def _sums(block: Words) -> Words:
