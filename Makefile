@@ -18,7 +18,7 @@ IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 PIP_INSTALL := -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench bench-offline bench-online bench-memory bench-gpu clean python
+.PHONY: help demo test test-all lint bench bench-offline bench-online bench-memory bench-sampling bench-gpu clean python
 
 help:
 	@echo 'make demo      offline training, online fine-tuning and a report, on built-in Hopper data'
@@ -44,7 +44,7 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: bench-offline bench-online bench-memory
+bench: bench-offline bench-online bench-memory bench-sampling
 
 bench-offline: $(READY) $(PEER_READY)
 	@$(BIN)/python -m benchmarks.offline --out bench/offline.json
@@ -54,6 +54,9 @@ bench-online: $(READY)
 
 bench-memory: $(READY)
 	@$(BIN)/python -m benchmarks.memory --out bench/memory.json
+
+bench-sampling: $(READY)
+	@$(BIN)/python -m benchmarks.sampling --out bench/sampling.json
 
 # JAX for the GPU comes with: $(BIN)/python -m pip install '.[cuda]'
 bench-gpu: $(READY)

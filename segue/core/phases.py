@@ -13,11 +13,11 @@ from segue.core.types import Models
 from segue.errors import UserError
 
 FITTING = {  # methods that continue a policy of each form, for the message that refuses another
-    "deterministic": "td3, td3_bc, rebrac or iql --deterministic-actor",
-    "tanh_gaussian": "sac, cql or cal_ql",
-    "gaussian": "ppo, iql or awac",
+    "deterministic": "td3, td3_bc, rebrac, proto_td3 or iql --deterministic-actor",
+    "tanh_gaussian": "sac, cql, cal_ql, off2on, so2, wsrl or proto_sac",
+    "gaussian": "ppo, iql, awac, proto_sac or uni_o4",
 }
-CLONING = "o2sac, o2td3 or o2ppo, which clone it (as sac, td3 and ppo do with --clone-updates 100000)"
+CLONING = "pex, or o2sac, o2td3 or o2ppo, which clone it (as sac, td3 and ppo do with --clone-updates 100000)"
 ReplayStart = Literal["all", "half", "part", "none"]
 MIXES: dict[ReplayStart, Mix] = {"all": "joined", "part": "joined", "half": "half", "none": "online"}
 
