@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +13,37 @@ import pytest
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs_are_forgotten() -> Iterator[None]:
+MAPPINGS = 30_000  # half of what a process may have
+TESTS_BETWEEN_COUNTS = 20
+tests_since_count = 0
+
+
+def forget_programs() -> None:
     """Each compiled program keeps several memory mappings, and a process that passes the system's limit of them
     (65,530 on Linux) dies in the compiler."""
-    yield
     import jax
 
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_forgotten() -> Iterator[None]:
+    yield
+    forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def mappings_stay_few() -> Iterator[None]:
+    """Within a long module, too."""
+    global tests_since_count
+    yield
+    tests_since_count += 1
+    if tests_since_count >= TESTS_BETWEEN_COUNTS:
+        tests_since_count = 0
+        mappings = Path("/proc/self/maps")
+        if mappings.exists() and mappings.read_bytes().count(b"\n") > MAPPINGS:
+            forget_programs()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -337,7 +337,7 @@ def test_every_setting_is_in_the_help_with_its_default_and_source(
     texts = helped(["train", method], capsys, monkeypatch)
     for part in (METHODS[method](), Evaluation()):
         for name, default in names(part):
-            if name == "--coefficient":  # a socket that the recipe fills
+            if name in ("--coefficient", "--weighting"):  # sockets that the recipe fills
                 continue
             assert name in texts
             assert re.search(r"\[[^\]]*\w[^\]]*\]", texts[name]), f"{name} names no source: {texts[name]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -194,9 +194,23 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "odt": ((*ACTOR, *TEMPERATURE, ".best_return", ".updates"), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+# Dear to compile, or a variation of another entry: `make test-all` compiles them too.
+DEAR = (
+    "independent", "famo2o_iql", "famo2o_cql", "famo2o_iql_online", "odt", "sac_parts", "aca_unsquashed",
+    "proto_sac_squashed", "proto_td3_deterministic", "clone_bounded_gaussian", "so2_on_iql", "sac_many_critics",
+)  # fmt: skip
+
+
+def quickly(names: Iterable[str]) -> Any:
+    """Those names, the dear ones marked slow."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in names]
+    )
+
+
+every_compiled = quickly(ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
-one_of_each_class = pytest.mark.parametrize(
-    "name",
+one_of_each_class = quickly(
     [
         "ssar_masked",
         "td3",
@@ -347,7 +361,7 @@ def test_shapes(name: str) -> None:
     assert described(again) == described(state)
 
 
-@every_algorithm
+@every_compiled
 def test_an_update_moves_what_is_trained_and_nothing_else(name: str) -> None:
     """On an update that is no policy step, if there are such, and over a round, which ends with one."""
     fresh = of_seed(start(name), 0)
@@ -360,7 +374,7 @@ def test_an_update_moves_what_is_trained_and_nothing_else(name: str) -> None:
             assert did == leaf.startswith(wanted), f"{leaf} {'moved' if did else 'stood still'}"
 
 
-@every_algorithm
+@every_compiled
 def test_a_fused_call_equals_single_ones(name: str) -> None:
     """The same program cut into calls: to the bit."""
     state = of_seed(start(name), 0)
@@ -401,7 +415,7 @@ def test_seeds_differ_and_do_not_depend_on_their_company(name: str) -> None:
     assert len(np.unique(np.concatenate(streams), axis=0)) == 2 * 3 * len(SEEDS)
 
 
-@every_algorithm
+@every_compiled
 def test_a_saved_state_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "saved", learned(name), {})
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), learned(name))

@@ -53,7 +53,13 @@ def small(method: str) -> dict[str, Any]:
     return {name: value for name, value in SMALL.items() if name in known}
 
 
-@pytest.mark.parametrize("method", OFFLINE)
+# Whole runs of these, too, are in tests of their own.
+DEAR = ("off2on", "odt", "famo2o_iql", "famo2o_cql", "baq_cql", "proto_sac", "aca", "cql_ssar", "cal_ql", "rebrac")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=pytest.mark.slow) if method in DEAR else method for method in OFFLINE]
+)
 def test_offline_then_online_then_handed_over(method: str, tmp_path: Path) -> None:
     quietly: dict[str, Any] = {"environment": ENVIRONMENT, "evaluation": SCARCE, "quiet": True}
     own = segue.run(

@@ -358,8 +358,8 @@ def online_loop(record: Record, models: Models, preparation: Preparation, offlin
     rows = np.concatenate([record[f"draws/{name}_indices"] for name in ("online", "offline")], axis=1)
     assert rows.shape == (count, 2 * half)
 
-    def recorded_rows(mix: str, memory: Any, key: jax.Array, n: int) -> jax.Array:
-        assert (mix, n) == ("half", 2 * half)
+    def recorded_rows(mix: str, memory: Any, key: jax.Array, n: int, share: float) -> jax.Array:
+        assert (mix, n, share) == ("half", 2 * half, 0.5)
         return jnp.asarray(rows)[jnp.argmax((jax.random.key_data(key) == known).all(-1))]
 
     loop = OnlineLoop(

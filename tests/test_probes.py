@@ -83,7 +83,10 @@ ALGORITHMS: dict[str, Algorithm] = {
 VALUED = (
     "td3", "sac", "sac_ml", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql",
 )  # fmt: skip
-every_valued = pytest.mark.parametrize("name", VALUED)
+DEAR = ("famo2o_cql", "famo2o_iql", "sac_ml", "so2")  # to train; others are known by their golden records, too
+every_valued = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in VALUED]
+)
 
 
 def rows(time_limits_are_terminal: bool = False) -> Batch:
@@ -174,7 +177,11 @@ def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
-@pytest.mark.parametrize("name", ["td3", "sac", "so2", "td3_bc", "spot", "rebrac", "iql", "cql", "famo2o_iql"])
+@pytest.mark.parametrize(
+    "name",
+    ["td3", "sac", "td3_bc", "spot", "rebrac", "iql", "cql", *(pytest.param(name, marks=pytest.mark.slow)
+                                                                for name in ("so2", "famo2o_iql"))],
+)  # fmt: skip
 def test_the_policy_picks_the_best_action(name: str) -> None:
     assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
 

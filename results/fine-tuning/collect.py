@@ -38,7 +38,8 @@ def rows_of(run: Path, dataset: str) -> list[dict[str, Any]]:
             "dataset": dataset, "from": parent, "label": run.name, "method": config["online"]["method"], "seed": seed,
             "handover": points[0][1], "end": final["normalised_mean"],
             "end_standard_error": final["normalised_standard_error"], "mean": sum(later) / len(later),
-            "lowest": min(later), "points": len(later), "seconds": seconds, "command": config["command"], "curve": points,
+            "lowest": min(later), "points": len(later), "seconds": seconds,
+            "command": config["command"], "curve": points,
         })  # fmt: skip
     return found
 
