@@ -201,14 +201,20 @@ DEAR = (
 )  # fmt: skip
 
 
-def quickly(names: Iterable[str]) -> Any:
+# Of what only one of each class goes through, which takes two more programs each.
+DEARER = (
+    *DEAR, "so2", "off2on", "sac_ml", "aca", "behaviour_model", "pex", "uni_o4", "xql", "proto_sac", "proto_td3",
+)  # fmt: skip
+
+
+def quickly(names: Iterable[str], dear: tuple[str, ...]) -> Any:
     """Those names, the dear ones marked slow."""
     return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in names]
+        "name", [pytest.param(name, marks=pytest.mark.slow) if name in dear else name for name in names]
     )
 
 
-every_compiled = quickly(ALGORITHMS)
+every_compiled = quickly(ALGORITHMS, DEAR)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
 one_of_each_class = quickly(
     [
@@ -246,6 +252,7 @@ one_of_each_class = quickly(
         "fqe",
         "odt",
     ],
+    DEARER,
 )
 
 

@@ -83,7 +83,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 VALUED = (
     "td3", "sac", "sac_ml", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql",
 )  # fmt: skip
-DEAR = ("famo2o_cql", "famo2o_iql", "sac_ml", "so2")  # to train; others are known by their golden records, too
+DEAR = ("famo2o_cql", "famo2o_iql", "sac_ml", "so2", "xql")  # to train; others are known by their golden records, too
 every_valued = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in VALUED]
 )

@@ -23,7 +23,7 @@ ORDER = {"td3_bc": 0, "iql": 1, "cql": 2}
 NAMES = {"td3_bc": "TD3+BC", "iql": "IQL", "cql": "fast CQL", "itself": "its own offline phase"}
 
 
-def rows_of(run: Path, dataset: str) -> list[dict[str, Any]]:
+def rows_of(run: Path, dataset: str, label: str) -> list[dict[str, Any]]:
     """One for each seed of a finished run."""
     config, summary = (json.loads((run / f"{name}.json").read_text()) for name in ("config", "summary"))
     parent = Path(config["parent"]).name if config["parent"] else "itself"
@@ -35,7 +35,7 @@ def rows_of(run: Path, dataset: str) -> list[dict[str, Any]]:
         points = [(e["step"], e["normalised_mean"]) for e in online["evaluations"] if e["seed"] == seed]
         later = [score for step, score in points if step > 0]
         found.append({
-            "dataset": dataset, "from": parent, "label": run.name, "method": config["online"]["method"], "seed": seed,
+            "dataset": dataset, "from": parent, "label": label, "method": config["online"]["method"], "seed": seed,
             "handover": points[0][1], "end": final["normalised_mean"],
             "end_standard_error": final["normalised_standard_error"], "mean": sum(later) / len(later),
             "lowest": min(later), "points": len(later), "seconds": seconds,
@@ -84,10 +84,11 @@ def main() -> None:
                 final = json.loads((offline / "summary.json").read_text())["phases"][-1]
                 scores = [f"{x['normalised_mean']:.1f} ± {x['normalised_standard_error']:.1f}" for x in final["final"]]
                 print(f"{dataset} {offline.name}: {final['steps']} updates, {', '.join(scores)}")
-        for run in sorted((root / dataset).iterdir()):
-            if run.name != "offline" and finished(run):
-                keep(run, dataset, root)
-                table += rows_of(run, dataset)
+        for label in sorted((root / dataset).iterdir()):
+            for run in (label, *sorted(label.glob("seed-?"))):  # both seeds in one run, or each in its own
+                if label.name != "offline" and finished(run):
+                    keep(run, dataset, root)
+                    table += rows_of(run, dataset, label.name)
     for row in table:
         row["command"] = row["command"].replace(f"{root}/", "")
     with (HERE / "table.csv").open("w", newline="") as file:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 DATASETS = ("hopper-medium", "hopper-medium-replay")
+SEEDS = ("0", "1")
 STEPS = "30000"
 COMMON = ["--online-eval-interval", "3000", "--eval-episodes", "10", "--quiet"]
 OFFLINE = {  # the policies that everything goes on from; two seeds each, side by side in one process
@@ -29,18 +30,17 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
     "td3": ("td3_bc", "td3", ["--replay", "half", "--warmup-steps", "1000"]),
     "proto_td3": ("td3_bc", "proto_td3", []),
     "iql": ("iql", "iql", []),
-    "baq_iql": ("iql", "baq_iql", ["--behaviour-updates", "40000"]),
+    "baq_iql": ("iql", "baq_iql", ["--behaviour-updates", "20000"]),
     "pex-iql": ("iql", "pex", []),
     "uni_o4": ("iql", "uni_o4", ["--reevaluation-updates", "20000"]),
+    "ppo": ("iql", "ppo", []),
+    "o2ppo": ("iql", "o2ppo", ["--reevaluation-updates", "20000"]),
     "sac": ("cql", "sac", ["--replay", "half", "--warmup-steps", "1000"]),
     "off2on": ("cql", "off2on", []),
     "proto_sac": ("cql", "proto_sac", []),
-    "aca": ("cql", "aca", ["--baseline-updates", "20000"]),
-    "wsrl": ("cql", "wsrl", []),
+    "aca": ("cql", "aca", ["--baseline-updates", "10000"]),
+    "baq_cql": ("cql", "baq_cql", ["--preset", "fast", "--behaviour-updates", "20000"]),
     "cql": ("cql", "cql", []),
-    "baq_cql": ("cql", "baq_cql", ["--preset", "fast", "--behaviour-updates", "40000"]),
-    "ppo": ("iql", "ppo", []),
-    "o2ppo": ("iql", "o2ppo", ["--reevaluation-updates", "20000"]),
     "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
     "suf-td3_bc": ("td3_bc", "suf", ["--updates-per-step", "4", "--policy-update-interval", "8"]),
     "suf-iql": ("iql", "suf", ["--updates-per-step", "4", "--policy-update-interval", "8"]),
@@ -48,6 +48,7 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
     "so2-iql": ("iql", "so2", ["--preset", "fast", "--updates-per-step", "4", "--policy-update-interval", "4"]),
     "so2-cql": ("cql", "so2", ["--preset", "fast", "--updates-per-step", "4", "--policy-update-interval", "4"]),
     "rlpd": ("td3_bc", "rlpd", ["--preset", "fast"]),
+    "wsrl": ("cql", "wsrl", []),
     "pex-td3_bc": ("td3_bc", "pex", []),
     "pex-cql": ("cql", "pex", []),
     "o2td3": ("td3_bc", "o2td3", HANDOVER),
@@ -73,16 +74,16 @@ def jobs(root: Path) -> list[tuple[str, Path, list[str]]]:
     """(dataset, folder, words) in the order in which they matter."""
     found = []
     for dataset in DATASETS:
-        seeds = ["--seeds", "0", "1"]
-        for label, (parent, method, options) in RUNS.items():
-            out = root / dataset / label
-            words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
-            found.append((dataset, out, [*words, *options, *seeds, *COMMON, "--out", str(out)]))
-        for label, (method, options) in OWN.items():
-            out = root / dataset / label
-            words = ["run", method, "--dataset", f"segue/{dataset}", "--online-steps", STEPS]
-            found.append((dataset, out, [*words, *options, *seeds, *COMMON, "--out", str(out)]))
-    return found
+        for seed in SEEDS:
+            for label, (parent, method, options) in RUNS.items():
+                out = root / dataset / label / f"seed-{seed}"
+                words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
+                found.append((dataset, out, [*words, *options, "--seeds", seed, *COMMON, "--out", str(out)]))
+            for label, (method, options) in OWN.items():
+                out = root / dataset / label / f"seed-{seed}"
+                words = ["run", method, "--dataset", f"segue/{dataset}", "--online-steps", STEPS]
+                found.append((dataset, out, [*words, *options, "--seeds", seed, *COMMON, "--out", str(out)]))
+    return [job for job in found if not (job[1].parent / "summary.json").is_file()]  # not what was run with both seeds
 
 
 def main() -> None:
