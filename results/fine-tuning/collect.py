@@ -113,6 +113,8 @@ def main() -> None:
             axis.set(title=f"{dataset}, from {NAMES.get(parent, parent)}", xlabel="environment steps")
             axis.legend(fontsize=7)
             axis.grid(alpha=0.3)
+    for axis in axes.flat:
+        axis.set_visible(bool(axis.lines))
     figure.supylabel("normalised score, mean of the seeds")
     figure.savefig(HERE / "curves.png", dpi=80)
 
