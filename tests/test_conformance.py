@@ -194,27 +194,23 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "odt": ((*ACTOR, *TEMPERATURE, ".best_return", ".updates"), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
-# Dear to compile, or a variation of another entry: `make test-all` compiles them too.
+# Dear to compile, a variation of another entry, or held to golden records: `make test-all` compiles them too.
 DEAR = (
     "independent", "famo2o_iql", "famo2o_cql", "famo2o_iql_online", "odt", "sac_parts", "aca_unsquashed",
     "proto_sac_squashed", "proto_td3_deterministic", "clone_bounded_gaussian", "so2_on_iql", "sac_many_critics",
+    "iql_soft_q", "state_baseline", "so2", "off2on", "sac_ml", "aca", "behaviour_model", "pex", "uni_o4", "xql",
+    "proto_sac", "proto_td3",
 )  # fmt: skip
 
 
-# Of what only one of each class goes through, which takes two more programs each.
-DEARER = (
-    *DEAR, "so2", "off2on", "sac_ml", "aca", "behaviour_model", "pex", "uni_o4", "xql", "proto_sac", "proto_td3",
-)  # fmt: skip
-
-
-def quickly(names: Iterable[str], dear: tuple[str, ...]) -> Any:
+def quickly(names: Iterable[str]) -> Any:
     """Those names, the dear ones marked slow."""
     return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=pytest.mark.slow) if name in dear else name for name in names]
+        "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in names]
     )
 
 
-every_compiled = quickly(ALGORITHMS, DEAR)
+every_compiled = quickly(ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
 one_of_each_class = quickly(
     [
@@ -252,7 +248,6 @@ one_of_each_class = quickly(
         "fqe",
         "odt",
     ],
-    DEARER,
 )
 
 
