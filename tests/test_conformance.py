@@ -199,7 +199,7 @@ DEAR = (
     "independent", "famo2o_iql", "famo2o_cql", "famo2o_iql_online", "odt", "sac_parts", "aca_unsquashed",
     "proto_sac_squashed", "proto_td3_deterministic", "clone_bounded_gaussian", "so2_on_iql", "sac_many_critics",
     "iql_soft_q", "state_baseline", "so2", "off2on", "sac_ml", "aca", "behaviour_model", "pex", "uni_o4", "xql",
-    "proto_sac", "proto_td3",
+    "proto_sac", "proto_td3", "cal_ql", "cql_ssar_online", "cql_ssar_masked", "ssar_unmasked",
 )  # fmt: skip
 
 

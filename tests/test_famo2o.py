@@ -252,6 +252,7 @@ def test_with_one_coefficient_it_is_iql() -> None:
         assert np.abs(kernel - start["layers_0"]["kernel"]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_with_the_coefficient_one_it_is_cql() -> None:
     """To 1e-6 after 10 updates, the draws being the same."""
     rates: dict[str, Any] = dict.fromkeys(("actor_learning_rate", "critic_learning_rate"), 1e-2)

@@ -506,6 +506,7 @@ def test_the_loop_acts_on_each_seeds_own_history_and_forgets_it_with_the_episode
         np.testing.assert_allclose(rows.extras["return_to_go"][k][0], rows.reward[k][: ends[0]].sum(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loop_saved_in_the_middle_of_an_episode_goes_on_to_the_bit() -> None:
     whole, first = pendulum_loop(), pendulum_loop()
     for loop in (whole, first):
