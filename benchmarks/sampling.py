@@ -75,8 +75,9 @@ def seconds_per_update(sampler: Sampler | None, memory: Memory, clock: Clock) ->
     program = Program(SAC(), "joined", SPEC, sampler=sampler)
     keys = make_keys((0,), 0)
     state = jax.tree.map(lambda x: x[0], initial_state(program.algorithm, {}, SPEC, keys))
-    begin = jax.jit(partial(sampling.begin, sampler), static_argnums=2)
-    priorities = begin({}, memory, 0, keys.learn[0]) if sampler else None
+    priorities = None
+    if sampler is not None:
+        priorities = jax.jit(partial(sampling.begin, sampler), static_argnums=2)({}, memory, 0, keys.learn[0])
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def call(state: Any, priorities: Any, memory: Memory, start: jax.Array) -> Any:
