@@ -54,6 +54,7 @@ def test_a_function_is_cloned_and_goes_on(method: str, tmp_path: Path) -> None:
     assert np.isfinite(again.policy()(np.zeros(4, np.float32))).all()
 
 
+@pytest.mark.slow
 def test_it_resumes_without_the_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from segue.stop import Interrupted, StopSignals
 
@@ -79,6 +80,7 @@ def test_a_stable_baselines3_policy_goes_on(file: str, method: str, phases: list
     assert [phase["name"] for phase in run.summary["phases"]] == phases
 
 
+@pytest.mark.slow
 def test_its_weights_are_the_ones_that_go_on(tmp_path: Path) -> None:
     """The policy after re-evaluation acts as Stable-Baselines3's own did."""
     run = finetune(FOREIGN / "sac.zip", "o2sac", tmp_path / "run")
