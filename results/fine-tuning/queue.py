@@ -1,4 +1,4 @@
-"""The fine-tuning runs of the table in README.md, one worker a core; goes on where it was interrupted.
+"""The runs of the table in README.md, one worker a core; goes on where it was interrupted.
 
     python results/fine-tuning/queue.py runs/tuning 0 1        # folder, cores
 """
@@ -17,9 +17,9 @@ SEEDS = ("0", "1")
 STEPS = "30000"
 COMMON = ["--online-eval-interval", "3000", "--eval-episodes", "10", "--quiet"]
 OFFLINE = {  # the policies that everything goes on from; two seeds each, side by side in one process
-    "td3_bc": ["--steps", "60000", "--critic-layer-norm"],
-    "iql": ["--steps", "60000"],
-    "cql": ["--preset", "fast", "--steps", "40000"],
+    "td3_bc": ["--steps", "100000", "--critic-layer-norm"],
+    "iql": ["--steps", "50000"],
+    "cql": ["--preset", "fast", "--steps", "12000"],
 }
 # Label -> (policy, method, options). Shorter than the papers' where a method has phases on the dataset before it goes
 # online, and fewer updates a step where they make ten or twenty: two cores have an hour. README.md says which.
@@ -74,6 +74,10 @@ def jobs(root: Path) -> list[tuple[str, Path, list[str]]]:
     """(dataset, folder, words) in the order in which they matter."""
     found = []
     for dataset in DATASETS:
+        for method, options in OFFLINE.items():
+            out = root / dataset / "offline" / method
+            words = ["train", method, "--dataset", f"segue/{dataset}", *options, "--seeds", *SEEDS]
+            found.append((dataset, out, [*words, "--quiet", "--out", str(out)]))
         for seed in SEEDS:
             for label, (parent, method, options) in RUNS.items():
                 out = root / dataset / label / f"seed-{seed}"
@@ -117,7 +121,7 @@ def main() -> None:
 def ready(job: tuple[str, Path, list[str]]) -> bool:
     """Its policy is there."""
     words = job[2]
-    return words[0] == "run" or (Path(words[1]) / "summary.json").is_file()
+    return words[0] != "finetune" or (Path(words[1]) / "summary.json").is_file()
 
 
 if __name__ == "__main__":

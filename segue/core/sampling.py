@@ -93,7 +93,7 @@ def sampled(
     """A batch [n] and its rows' indices in the pool [n]."""
     tree = memory.sampling.tree
     indices = sum_tree.draw(tree, key, n, sampler.stratified)
-    batch = gather("joined" if memory.offline is not None else "online", memory, indices, next_actions)
+    batch = gather("joined", memory, indices, next_actions)
     if sampler.importance_exponent:
         assert memory.ring is not None
         share = sum_tree.priorities_at(tree, indices) / sum_tree.as_float(sum_tree.total(tree))  # P [n]
