@@ -18,9 +18,10 @@ from segue.core.algorithm import Algorithm
 from segue.core.independent import Independent
 from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
 from segue.core.replay import Memory, gather
-from segue.core.types import Batch, PyTree, Spec
+from segue.core.types import Batch, Models, PyTree, Spec
 from segue.methods.aca import ACA
 from segue.methods.awac import AWAC
+from segue.methods.baq import BehaviourWeight
 from segue.methods.bc import BC
 from segue.methods.behaviour import BehaviourModel
 from segue.methods.clone import Clone
@@ -73,6 +74,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "rebrac": ReBRAC(**SMALL),
     "cql": CQL(policy_update_interval=2, **SMALL_CQL),
     "cql_lagrange_max_backup": CQL(**LAGRANGE),
+    "baq_cql": CQL(weighting=BehaviourWeight(0.5, "td_and_conservative"), **SMALL_CQL),
     "cql_ssar_masked": CQL(replace(ADAPTIVE, mask_regularizer=True), critic_layer_norm=True, **SMALL_CQL),
     "cql_ssar_online": CQL(Annealed(ADAPTIVE, shape="cosine"), critic_layer_norm=True, **SMALL_CQL),
     "cal_ql": CQL(calibrate=True, initialization="finetune", **SMALL_CQL),
@@ -91,6 +93,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iql_soft_q": IQL(actor_objective="soft_q", policy_update_interval=2, **SMALL),
     "iql": IQL(actor_dropout=0.25, policy_update_interval=2, **SMALL),
     "iql_deterministic": IQL(deterministic_actor=True, policy_update_interval=2, **SMALL),
+    "baq_iql": IQL(weighting=BehaviourWeight(0.5), policy_update_interval=2, **SMALL),
     "awac": AWAC(policy_update_interval=2, **SMALL),
     "famo2o_iql": FamO2OIQL(balance_hidden_sizes=(6,), policy_update_interval=2, **SMALL),
     "famo2o_iql_online": FamO2OIQL("balance", balance_hidden_sizes=(6,), **SMALL),
@@ -144,6 +147,7 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rebrac": (CRITIC, (*ACTOR, TARGET_ACTOR, TARGET_CRITIC)),
     "cql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "cql_lagrange_max_backup": ((*CRITIC, TARGET_CRITIC, *MULTIPLIER), (*ACTOR, *TEMPERATURE)),
+    "baq_cql": ((*CRITIC, TARGET_CRITIC, *ACTOR, *TEMPERATURE), ()),
     "cql_ssar_masked": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE, *BETA)),
     "cql_ssar_online": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
     "cal_ql": ((*CRITIC, TARGET_CRITIC), (*ACTOR, *TEMPERATURE)),
@@ -165,6 +169,7 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "iql_soft_q": ((*CRITIC, TARGET_CRITIC, *VALUE), (*ACTOR, *TEMPERATURE)),
     "iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "iql_deterministic": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
+    "baq_iql": ((*CRITIC, TARGET_CRITIC, *VALUE), ACTOR),
     "awac": ((*CRITIC, TARGET_CRITIC), ACTOR),
     "famo2o_iql": ((*CRITIC, TARGET_CRITIC, *VALUE), (*ACTOR, *BALANCE)),
     "famo2o_iql_online": ((*CRITIC, TARGET_CRITIC, *VALUE), (*ACTOR, *BALANCE)),
@@ -194,19 +199,15 @@ MOVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "odt": ((*ACTOR, *TEMPERATURE, ".best_return", ".updates"), ()),
 }
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
-# Dear to compile, a variation of another entry, or held to golden records: `make test-all` compiles them too.
-DEAR = (
-    "independent", "famo2o_iql", "famo2o_cql", "famo2o_iql_online", "odt", "sac_parts", "aca_unsquashed",
-    "proto_sac_squashed", "proto_td3_deterministic", "clone_bounded_gaussian", "so2_on_iql", "sac_many_critics",
-    "iql_soft_q", "state_baseline", "so2", "off2on", "sac_ml", "aca", "behaviour_model", "pex", "uni_o4", "xql",
-    "proto_sac", "proto_td3", "cal_ql", "cql_ssar_online", "cql_ssar_masked", "ssar_unmasked",
-)  # fmt: skip
+# In `make test`: one of each kind of machinery (coefficients, columns, targets, a multiplier, a temperature, rollouts,
+# a constraint, a clone, another method's policy). `make test-all` compiles the others; golden records hold most.
+COMPILED = ("ssar_masked", "td3", "cql_lagrange_max_backup", "sac", "iql", "o2ppo", "constrained_td3", "clone", "fqe")
 
 
 def quickly(names: Iterable[str]) -> Any:
-    """Those names, the dear ones marked slow."""
+    """Those names, all but a few marked slow."""
     return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in names]
+        "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in names]
     )
 
 
@@ -219,6 +220,7 @@ one_of_each_class = quickly(
         "spot",
         "rebrac",
         "cql_lagrange_max_backup",
+        "baq_cql",
         "sac",
         "so2",
         "so2_on_iql",
@@ -227,6 +229,7 @@ one_of_each_class = quickly(
         "sac_ml",
         "aca",
         "iql",
+        "baq_iql",
         "awac",
         "famo2o_iql",
         "famo2o_cql",
@@ -281,10 +284,19 @@ def program(name: str) -> Program:
 
 
 @cache
+def given(name: str) -> Models:
+    """What the phase before has to make, for those that cannot begin without it: a model of the behaviour."""
+    if getattr(ALGORITHMS[name], "weighting", None) is None:
+        return {}
+    model = BehaviourModel(**SMALL)
+    return jax.device_get(jax.jit(lambda key: model.export(model.init({}, SPEC, key)))(jax.random.key(1)))
+
+
+@cache
 def start(name: str) -> PyTree:
     """Fresh states [SEEDS], on the host: `learn` eats what it is given."""
-    keys = make_keys(SEEDS, 0)
-    return jax.device_get(jax.jit(lambda keys: initial_state(ALGORITHMS[name], {}, SPEC, keys))(keys))
+    keys, models = make_keys(SEEDS, 0), jax.tree.map(lambda x: np.stack([x] * len(SEEDS)), given(name))
+    return jax.device_get(jax.jit(lambda keys: initial_state(ALGORITHMS[name], models, SPEC, keys))(keys))
 
 
 def of_seed(tree: PyTree, k: int) -> PyTree:
@@ -334,8 +346,8 @@ def assert_same(a: PyTree, b: PyTree) -> None:
 @every_algorithm
 def test_shapes(name: str) -> None:
     """`init`, `draw`, `update`, `act`, `export`, and a second `init` from the exported models."""
-    algorithm, key = ALGORITHMS[name], jax.random.key(0)
-    state = jax.eval_shape(lambda: algorithm.init({}, SPEC, key))
+    algorithm, earlier, key = ALGORITHMS[name], given(name), jax.random.key(0)
+    state = jax.eval_shape(lambda: algorithm.init(earlier, SPEC, key))
     memory = Memory(rows(), {name: column[0] for name, column in columns(name, 1).items()})
     picked, wants_next = jnp.arange(algorithm.batch_size), "next_action" in algorithm.columns
     batch = gather("offline", memory, picked, wants_next, window=algorithm.window)
@@ -359,7 +371,7 @@ def test_shapes(name: str) -> None:
     for explore in (False, True):
         act = lambda s, flag=explore: algorithm.act(s, jnp.zeros(3), key, flag)  # noqa: E731
         assert jax.eval_shape(act, state).shape == (2,)
-    again = jax.eval_shape(lambda models: algorithm.init(models, SPEC, key), models)
+    again = jax.eval_shape(lambda models: algorithm.init(earlier | models, SPEC, key), models)
     assert described(again) == described(state)
 
 

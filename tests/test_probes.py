@@ -21,16 +21,22 @@ import pytest
 from segue.core.algorithm import Algorithm
 from segue.core.learn import Program, act_greedily, initial_state, learn, make_keys
 from segue.core.phases import Online
+from segue.core.proximal import Proximal
 from segue.core.replay import empty_rows
 from segue.core.types import Batch, Models, PyTree, Spec
 from segue.environment import Environment
 from segue.methods.awac import AWAC
+from segue.methods.baq import BehaviourWeight
 from segue.methods.bc import BC
+from segue.methods.behaviour import BehaviourModel
 from segue.methods.cql import CQL
 from segue.methods.famo2o_cql import FamO2OCQL
 from segue.methods.famo2o_iql import FamO2OIQL
 from segue.methods.iql import IQL, IQLCritics
+from segue.methods.off2on import Off2On
 from segue.methods.pex import PEX
+from segue.methods.proto_sac import ProtoSAC
+from segue.methods.proto_td3 import ProtoTD3
 from segue.methods.rebrac import ReBRAC
 from segue.methods.sac import SAC
 from segue.methods.sac_ml import SACML
@@ -59,6 +65,7 @@ UNBIASED: dict[str, Any] = {
     "temperature_multiplier": 1e-3,
     "critic_hidden_sizes": (32, 32),
 }
+MANY_CRITICS: dict[str, Any] = {"num_critics": 4, "target_critics": 2, "backup_entropy": False}
 SMALL_CQL: dict[str, Any] = {"num_sampled_actions": 2, "critic_hidden_sizes": (32, 32)}
 ALGORITHMS: dict[str, Algorithm] = {
     "td3": TD3(**QUICK, **RATES),
@@ -76,17 +83,41 @@ ALGORITHMS: dict[str, Algorithm] = {
     "famo2o_iql": FamO2OIQL(expectile=0.5, value_learning_rate=1e-3, balance_hidden_sizes=(32,), **QUICK, **RATES),
     "famo2o_cql": FamO2OCQL(conservative_weight=1e-3, balance_hidden_sizes=(32,), **SMALL_CQL, **QUICK, **RATES),
     "awac": AWAC(advantage_temperature=0.1, **QUICK, **RATES),
+    "baq_iql": IQL(
+        0.5, inverse_temperature=10.0, cosine_updates=UPDATES, value_learning_rate=1e-3, weighting=BehaviourWeight(2.0),
+        **QUICK, **RATES,
+    ),
+    "baq_cql": CQL(weighting=BehaviourWeight(2.0), **UNBIASED, **QUICK, **RATES),
+    "off2on": Off2On(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
+    "proto_sac": ProtoSAC(
+        Proximal(1e-3), "tanh_gaussian", policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES
+    ),
+    "proto_td3": ProtoTD3(Proximal(1e-3), alpha=100.0, critic_layer_norm=False, **QUICK, **RATES),
+    "rlpd": SAC(critic_layer_norm=True, policy_update_interval=2, **MANY_CRITICS, **FIXED_TEMPERATURE, **QUICK | RATES),
+    "wsrl": SAC(
+        **MANY_CRITICS, repeat_target_critics=True, critic_minibatches=2, **FIXED_TEMPERATURE, **QUICK, **RATES
+    ),
     "pex": PEX(expectile=0.5, value_learning_rate=1e-3, **QUICK, **RATES),
     "xql": XQL(0.5, critic_layer_norm=False, value_learning_rate=1e-3, **QUICK, **RATES),
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
 VALUED = (
     "td3", "sac", "sac_ml", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql",
+    "baq_iql", "baq_cql", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
 )  # fmt: skip
-DEAR = ("famo2o_cql", "famo2o_iql", "sac_ml", "so2", "xql")  # to train; others are known by their golden records, too
-every_valued = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in VALUED]
-)
+TRAINED = ("td3", "sac", "td3_bc", "iql", "cql", "bc")  # in `make test`; `make test-all` trains the others, too
+CLIMBING = (
+    "td3", "sac", "td3_bc", "spot", "rebrac", "iql", "cql", "so2", "famo2o_iql",
+    "baq_iql", "baq_cql", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
+)  # fmt: skip
+
+
+def quickly(names: tuple[str, ...]) -> list[Any]:
+    """Those names, all but a few marked slow."""
+    return [name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+every_valued = pytest.mark.parametrize("name", quickly(VALUED))
 
 
 def rows(time_limits_are_terminal: bool = False) -> Batch:
@@ -110,7 +141,12 @@ def rows(time_limits_are_terminal: bool = False) -> Batch:
 
 @cache
 def trained(name: str, wrong: bool = False) -> PyTree:
-    return learned(ALGORITHMS[name], rows(wrong), SPEC, {})
+    algorithm = ALGORITHMS[name]
+    models: Models = {}
+    if getattr(algorithm, "weighting", None) is not None:  # a model of the behaviour whose actions are nearly 0
+        model = BehaviourModel(hidden_sizes=(32, 32))
+        models = model.export(model.init({}, SPEC, jax.random.key(1)))
+    return learned(algorithm, rows(wrong), SPEC, models)
 
 
 def learned(algorithm: Algorithm, data: Batch, spec: Spec, models: Models) -> PyTree:
@@ -177,21 +213,18 @@ def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     assert abs(values(name, wrong=True)["forever"].mean() - wrong) < 0.15 * (right - wrong)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["td3", "sac", "td3_bc", "spot", "rebrac", "iql", "cql", *(pytest.param(name, marks=pytest.mark.slow)
-                                                                for name in ("so2", "famo2o_iql"))],
-)  # fmt: skip
+@pytest.mark.parametrize("name", quickly(CLIMBING))
 def test_the_policy_picks_the_best_action(name: str) -> None:
     assert abs(policy(name)["choice"] - BEST_ACTION) < 0.1
 
 
-@pytest.mark.parametrize("name", ["cloning", "bc", "penalized"])
+@pytest.mark.parametrize("name", quickly(("cloning", "bc", "penalized")))
 def test_cloning_keeps_the_policy_at_the_data(name: str) -> None:
     """BC, and others with the Q term all but off: the mean of uniform actions."""
     assert abs(policy(name)["choice"]) < 0.15
 
 
+@pytest.mark.slow
 def test_rebrac_charges_values_for_leaving_the_next_action() -> None:
     """Next actions are known of "first" alone, whose rows "second" ones follow: uniform, of mean square 1/3.
 
@@ -201,6 +234,7 @@ def test_rebrac_charges_values_for_leaving_the_next_action() -> None:
     np.testing.assert_allclose(values("penalized")["forever"], 1 / (1 - DISCOUNT), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_spot_stays_in_the_support() -> None:
     """Actions near -0.6 and 0.6, rewards that rise with them: the best supported one, not their mean, nor 1."""
     rng = np.random.default_rng(0)
@@ -216,6 +250,7 @@ def test_spot_stays_in_the_support() -> None:
     assert abs(float(act_greedily(algorithm, state, zeros[:1])[0, 0]) - 0.6) < 0.15
 
 
+@pytest.mark.slow
 def test_awac_clones_by_capped_weights() -> None:
     """Its policy is the mean of uniform actions, weighed by how much better than its own they are.
 
@@ -233,6 +268,7 @@ def test_awac_clones_by_capped_weights() -> None:
     assert 0.3 < mean < BEST_ACTION and abs(policy("awac")["choice"] - mean) < 0.08, mean
 
 
+@pytest.mark.slow
 def test_pex_finds_better_actions_than_the_policy_that_it_froze() -> None:
     """A random one near 0. It learns values as IQL does (tests/test_pex.py); its std, one for all contexts, is wide."""
     assert abs(policy("pex")["choice"] - BEST_ACTION) < 0.2

@@ -60,6 +60,7 @@ def row_of(folder: Path, method: str) -> dict[str, str]:
 # -- whole sweeps, as processes
 
 
+@pytest.mark.slow  # the other whole sweep is the quick one
 def test_a_sweep_goes_on_past_failures_and_tries_them_again(tmp_path: Path) -> None:
     data = str(write_pendulum_data(tmp_path))
     good = {"name": "td3_bc", "settings": NETWORKS}

@@ -13,53 +13,58 @@ import time
 from pathlib import Path
 
 DATASETS = ("hopper-medium", "hopper-medium-replay")
-SEEDS = ("0", "1")
+SEEDS = ("0", "1")  # side by side in one process
 STEPS = "30000"
 COMMON = ["--online-eval-interval", "3000", "--eval-episodes", "10", "--quiet"]
-OFFLINE = {  # the policies that everything goes on from; two seeds each, side by side in one process
-    "td3_bc": ["--steps", "100000", "--critic-layer-norm"],
-    "iql": ["--steps", "50000"],
-    "cql": ["--preset", "fast", "--steps", "12000"],
+# Networks of half the papers' width: a quarter of the arithmetic, so that two cores can do it in an afternoon.
+WIDTH = ["--hidden-sizes", "128", "128"]
+OFFLINE = {  # the policies that everything goes on from
+    "td3_bc": [*WIDTH, "--steps", "100000", "--critic-layer-norm"],
+    "cql": [*WIDTH, "--preset", "fast", "--steps", "25000"],
+    "iql": [*WIDTH, "--steps", "100000"],
 }
 # Label -> (policy, method, options). Shorter than the papers' where a method has phases on the dataset before it goes
-# online, and fewer updates a step where they make ten or twenty: two cores have an hour. README.md says which.
+# online, and fewer updates a step where they make ten or twenty. README.md says which.
 HANDOVER = ["--reevaluation-updates", "20000", "--alignment-updates", "20000"]
-FEWER = ["--updates-per-step", "2", "--policy-update-interval", "2"]
+VALUE = ["--reevaluation-updates", "20000", "--value-hidden-sizes", "128", "128"]
+BEHAVIOUR = ["--behaviour-updates", "20000", "--behaviour-hidden-sizes", "128", "128"]
+FOUR = ["--updates-per-step", "4", "--policy-update-interval", "8"]
+BLURRED = [*WIDTH, "--preset", "fast", "--updates-per-step", "4", "--policy-update-interval", "4"]
 RUNS: dict[str, tuple[str, str, list[str]]] = {
     "td3_bc": ("td3_bc", "td3_bc", ["--warmup-steps", "1000"]),
+    "baq_cql": ("cql", "baq_cql", ["--preset", "fast", *WIDTH, *BEHAVIOUR]),
     "td3": ("td3_bc", "td3", ["--replay", "half", "--warmup-steps", "1000"]),
+    "cql": ("cql", "cql", ["--preset", "fast", *WIDTH]),
     "proto_td3": ("td3_bc", "proto_td3", []),
-    "iql": ("iql", "iql", []),
-    "baq_iql": ("iql", "baq_iql", ["--behaviour-updates", "20000"]),
-    "pex-iql": ("iql", "pex", []),
-    "uni_o4": ("iql", "uni_o4", ["--reevaluation-updates", "20000"]),
-    "ppo": ("iql", "ppo", []),
-    "o2ppo": ("iql", "o2ppo", ["--reevaluation-updates", "20000"]),
     "sac": ("cql", "sac", ["--replay", "half", "--warmup-steps", "1000"]),
-    "off2on": ("cql", "off2on", []),
+    "iql": ("iql", "iql", []),
+    "off2on": ("cql", "off2on", ["--ratio-hidden-sizes", "128", "128"]),
+    "baq_iql": ("iql", "baq_iql", BEHAVIOUR),
     "proto_sac": ("cql", "proto_sac", []),
-    "aca": ("cql", "aca", ["--baseline-updates", "10000"]),
-    "baq_cql": ("cql", "baq_cql", ["--preset", "fast", "--behaviour-updates", "20000"]),
-    "cql": ("cql", "cql", []),
-    "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
-    "suf-td3_bc": ("td3_bc", "suf", ["--updates-per-step", "4", "--policy-update-interval", "8"]),
-    "suf-iql": ("iql", "suf", ["--updates-per-step", "4", "--policy-update-interval", "8"]),
-    "suf-cql": ("cql", "suf", ["--updates-per-step", "4", "--policy-update-interval", "8"]),
-    "so2-iql": ("iql", "so2", ["--preset", "fast", "--updates-per-step", "4", "--policy-update-interval", "4"]),
-    "so2-cql": ("cql", "so2", ["--preset", "fast", "--updates-per-step", "4", "--policy-update-interval", "4"]),
-    "rlpd": ("td3_bc", "rlpd", ["--preset", "fast"]),
+    "pex-iql": ("iql", "pex", WIDTH),
+    "aca": ("cql", "aca", [*WIDTH, "--baseline-updates", "10000"]),
+    "uni_o4": ("iql", "uni_o4", VALUE),
+    "ppo": ("iql", "ppo", ["--value-hidden-sizes", "128", "128"]),
+    "suf-td3_bc": ("td3_bc", "suf", FOUR),
+    "suf-cql": ("cql", "suf", FOUR),
+    "suf-iql": ("iql", "suf", FOUR),
+    "so2-cql": ("cql", "so2", BLURRED),
+    "so2-iql": ("iql", "so2", BLURRED),
+    "rlpd": ("td3_bc", "rlpd", ["--preset", "fast", *WIDTH]),
     "wsrl": ("cql", "wsrl", []),
-    "pex-td3_bc": ("td3_bc", "pex", []),
-    "pex-cql": ("cql", "pex", []),
+    "pex-td3_bc": ("td3_bc", "pex", WIDTH),
+    "pex-cql": ("cql", "pex", WIDTH),
+    "baq_iql-Q": ("iql", "baq_iql", [*BEHAVIOUR, "--sampling", "uniform"]),
+    "baq_iql-S": ("iql", "baq_iql", [*BEHAVIOUR, "--no-use-weight"]),
+    "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
+    "o2ppo": ("iql", "o2ppo", VALUE),
     "o2td3": ("td3_bc", "o2td3", HANDOVER),
     "o2sac": ("cql", "o2sac", HANDOVER),
-    "baq_iql-Q": ("iql", "baq_iql", ["--behaviour-updates", "40000", "--sampling", "uniform"]),
-    "baq_iql-S": ("iql", "baq_iql", ["--behaviour-updates", "40000", "--no-use-weight"]),
 }
-OWN = {  # those with an offline phase of their own
+OWN = {  # those with an offline phase of their own; ODT first makes a policy of its own from any
     "odt": ("odt", ["--preset", "fast", "--steps", "2000"]),
-    "famo2o_iql": ("famo2o_iql", ["--steps", "30000"]),
-    "famo2o_cql": ("famo2o_cql", ["--steps", "10000", "--num-sampled-actions", "4"]),
+    "famo2o_iql": ("famo2o_iql", [*WIDTH, "--steps", "30000"]),
+    "famo2o_cql": ("famo2o_cql", [*WIDTH, "--critic-hidden-sizes", "128", "128", "--steps", "10000"]),
 }
 
 
@@ -70,24 +75,23 @@ def segue(core: str, *words: str) -> int:
     return subprocess.run(command, env=environment, check=False).returncode
 
 
-def jobs(root: Path) -> list[tuple[str, Path, list[str]]]:
-    """(dataset, folder, words) in the order in which they matter."""
-    found = []
+def jobs(root: Path) -> list[tuple[Path, list[str]]]:
+    """(folder, words) in the order in which they matter."""
+    policies, methods = [], []
     for dataset in DATASETS:
         for method, options in OFFLINE.items():
-            out = root / dataset / "offline" / method
-            words = ["train", method, "--dataset", f"segue/{dataset}", *options, "--seeds", *SEEDS]
-            found.append((dataset, out, [*words, "--quiet", "--out", str(out)]))
-        for seed in SEEDS:
-            for label, (parent, method, options) in RUNS.items():
-                out = root / dataset / label / f"seed-{seed}"
+            policies.append((root / dataset / "offline" / method, ["train", method, "--dataset", f"segue/{dataset}",
+                             *options, "--eval-interval", "20000", "--quiet"]))  # fmt: skip
+    for label in (*RUNS, *OWN):
+        for dataset in DATASETS:
+            if label in RUNS:
+                parent, method, options = RUNS[label]
                 words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
-                found.append((dataset, out, [*words, *options, "--seeds", seed, *COMMON, "--out", str(out)]))
-            for label, (method, options) in OWN.items():
-                out = root / dataset / label / f"seed-{seed}"
+            else:
+                method, options = OWN[label]
                 words = ["run", method, "--dataset", f"segue/{dataset}", "--online-steps", STEPS]
-                found.append((dataset, out, [*words, *options, "--seeds", seed, *COMMON, "--out", str(out)]))
-    return [job for job in found if not (job[1].parent / "summary.json").is_file()]  # not what was run with both seeds
+            methods.append((root / dataset / label, [*words, *options, *COMMON]))
+    return [(out, [*words, "--seeds", *SEEDS, "--out", str(out)]) for out, words in (*policies, *methods)]
 
 
 def main() -> None:
@@ -106,7 +110,7 @@ def main() -> None:
             if job is None:  # its policy is under way
                 time.sleep(5)
                 continue
-            _, out, words = job
+            out, words = job
             if (out / "config.json").is_file():
                 words = ["resume", str(out), "--quiet"]
             print(core, out, "->", segue(core, *words), flush=True)
@@ -118,9 +122,9 @@ def main() -> None:
         worker.join()
 
 
-def ready(job: tuple[str, Path, list[str]]) -> bool:
+def ready(job: tuple[Path, list[str]]) -> bool:
     """Its policy is there."""
-    words = job[2]
+    words = job[1]
     return words[0] != "finetune" or (Path(words[1]) / "summary.json").is_file()
 
 
