@@ -34,8 +34,8 @@ TINY: dict[str, Any] = SMALL | {
     "clone_updates": 4, "reevaluation_updates": 4, "alignment_updates": 4, "minibatch_size": 4, "epochs": 2,
     "value_hidden_sizes": (8,), "iql_steps": 4,
 }  # fmt: skip
-# In `make test`: on-policy, off-policy by its own steps, and straight on; tests/test_every_method.py runs each method.
-COVERING = [("td3_bc", "o2td3", "half"), ("iql", "o2ppo", "none"), ("awac", "direct", "none")]
+# In `make test`, beside the interrupted hand-over below; tests/test_every_method.py runs each method.
+COVERING = [("iql", "o2ppo", "none"), ("awac", "direct", "none")]
 
 
 def tiny(method: str, **settings: Any) -> Recipe:
@@ -165,6 +165,7 @@ def test_alignment_without_a_critic_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_the_specification_calls_skippable_may_be_skipped(tmp_path: Path) -> None:
     """Constrained fine-tuning alone from CQL; alignment without re-evaluation from TD3+BC (ocr_cft.md 1, item 8)."""
     for offline, online, left_out in (

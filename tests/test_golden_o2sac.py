@@ -419,6 +419,7 @@ def online_loop(record: Record, models: Models, preparation: Preparation, offlin
     return loop, recorded_rows
 
 
+@pytest.mark.slow
 def test_a_whole_run_equals_the_record(capsys: pytest.CaptureFixture[str]) -> None:
     """Normaliser, both offline phases, our loop and environment, evaluations and reference, in float32."""
     with jax.enable_x64(False):

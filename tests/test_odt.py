@@ -579,6 +579,7 @@ def cued_episodes() -> tuple[Batch, dict[str, Any]]:
     return Batch(obs_column, action, reward, obs, np.zeros_like(reward), {}), columns  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_it_does_what_the_wanted_return_asks_for_and_remembers_the_cue() -> None:
     rows, columns = cued_episodes()
     spec, keys = Spec(1, 1), make_keys((0,), 0)

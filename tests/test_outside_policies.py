@@ -38,7 +38,8 @@ def finetune(policy: Any, method: str, out: Path, **settings: Any) -> segue.Run:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("method", [pytest.param("o2sac", marks=SLOW), "o2td3", pytest.param("o2ppo", marks=SLOW)])
+@pytest.mark.slow  # the command line's run below is the quick one
+@pytest.mark.parametrize("method", ["o2sac", "o2td3", "o2ppo"])
 def test_a_function_is_cloned_and_goes_on(method: str, tmp_path: Path) -> None:
     long = {"clone_updates": 2_000, "batch_size": 64} if method == "o2td3" else {}
     run = finetune(balancing, method, tmp_path / "run", **long)

@@ -404,9 +404,8 @@ def test_presets() -> None:
     assert own.keys() <= METHODS.keys()
 
 
-@pytest.mark.parametrize(
-    ("offline", "method"), [pytest.param("cql", "proto_sac", marks=pytest.mark.slow), ("td3_bc", "proto_td3")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("offline", "method"), [("cql", "proto_sac"), ("td3_bc", "proto_td3")])
 def test_as_ocr_cft_ran_it_and_gone_on_with(offline: str, method: str, tmp_path: Path) -> None:
     """From other methods' runs; a second run goes on with the reference, and the weight falls from where it was."""
     with jax.enable_x64(False):

@@ -72,6 +72,7 @@ def killed(command: list[str], function: str, calls: int) -> None:
     finish(start(function, str(calls), *command, module="tests.killed"), KILLED)
 
 
+@pytest.mark.slow
 def test_killed_offline_run_ends_like_an_unbroken_one(tmp_path: Path) -> None:
     data = write_pendulum_data(tmp_path, environment=False)
     command = ["train", "td3_bc_ssar", "--dataset", str(data), "--steps", "400", *options(SSAR | OFTEN), "--quiet"]

@@ -394,6 +394,7 @@ def bandit(mask: bool, trust_all: bool) -> float:
     return float(act_greedily(algorithm, one, jnp.zeros((1, 1)))[0, 0])
 
 
+@pytest.mark.slow
 def test_44_the_mask_chooses_the_trusted_cluster() -> None:
     assert abs(bandit(mask=True, trust_all=False) - 0.6) < 0.2
     assert bandit(mask=False, trust_all=True) < 0

@@ -34,7 +34,6 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
     "td3_bc": ("td3_bc", "td3_bc", ["--warmup-steps", "1000"]),
     "baq_cql": ("cql", "baq_cql", ["--preset", "fast", *WIDTH, *BEHAVIOUR]),
     "td3": ("td3_bc", "td3", ["--replay", "half", "--warmup-steps", "1000"]),
-    "cql": ("cql", "cql", ["--preset", "fast", *WIDTH]),
     "proto_td3": ("td3_bc", "proto_td3", []),
     "sac": ("cql", "sac", ["--replay", "half", "--warmup-steps", "1000"]),
     "iql": ("iql", "iql", []),
@@ -45,27 +44,31 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
     "aca": ("cql", "aca", [*WIDTH, "--baseline-updates", "10000"]),
     "uni_o4": ("iql", "uni_o4", VALUE),
     "ppo": ("iql", "ppo", ["--value-hidden-sizes", "128", "128"]),
+    "rlpd": ("td3_bc", "rlpd", ["--preset", "fast", *WIDTH]),
+    "wsrl": ("cql", "wsrl", []),
+    "so2-cql": ("cql", "so2", BLURRED),
+    "so2-iql": ("iql", "so2", BLURRED),
     "suf-td3_bc": ("td3_bc", "suf", FOUR),
     "suf-cql": ("cql", "suf", FOUR),
     "suf-iql": ("iql", "suf", FOUR),
-    "so2-cql": ("cql", "so2", BLURRED),
-    "so2-iql": ("iql", "so2", BLURRED),
-    "rlpd": ("td3_bc", "rlpd", ["--preset", "fast", *WIDTH]),
-    "wsrl": ("cql", "wsrl", []),
-    "pex-td3_bc": ("td3_bc", "pex", WIDTH),
-    "pex-cql": ("cql", "pex", WIDTH),
-    "baq_iql-Q": ("iql", "baq_iql", [*BEHAVIOUR, "--sampling", "uniform"]),
-    "baq_iql-S": ("iql", "baq_iql", [*BEHAVIOUR, "--no-use-weight"]),
-    "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
-    "o2ppo": ("iql", "o2ppo", VALUE),
-    "o2td3": ("td3_bc", "o2td3", HANDOVER),
-    "o2sac": ("cql", "o2sac", HANDOVER),
+    "cql": ("cql", "cql", ["--preset", "fast", *WIDTH]),
 }
-OWN = {  # those with an offline phase of their own; ODT first makes a policy of its own from any
+OWN = {  # those with an offline phase of their own; ODT makes its own policy from any
     "odt": ("odt", ["--preset", "fast", "--steps", "2000"]),
     "famo2o_iql": ("famo2o_iql", [*WIDTH, "--steps", "30000"]),
     "famo2o_cql": ("famo2o_cql", [*WIDTH, "--critic-hidden-sizes", "128", "128", "--steps", "10000"]),
 }
+MORE: dict[str, tuple[str, str, list[str]]] = {  # other ways of those, and methods that have tables of their own
+    "pex-td3_bc": ("td3_bc", "pex", WIDTH),
+    "pex-cql": ("cql", "pex", WIDTH),
+    "baq_iql-Q": ("iql", "baq_iql", [*BEHAVIOUR, "--sampling", "uniform"]),
+    "baq_iql-S": ("iql", "baq_iql", [*BEHAVIOUR, "--no-use-weight"]),
+    "o2ppo": ("iql", "o2ppo", VALUE),
+    "o2td3": ("td3_bc", "o2td3", HANDOVER),
+    "o2sac": ("cql", "o2sac", HANDOVER),
+    "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
+}
+ORDER = [(dataset, label) for labels in (RUNS | OWN, MORE) for dataset in DATASETS for label in labels]
 
 
 def segue(core: str, *words: str) -> int:
@@ -82,15 +85,14 @@ def jobs(root: Path) -> list[tuple[Path, list[str]]]:
         for method, options in OFFLINE.items():
             policies.append((root / dataset / "offline" / method, ["train", method, "--dataset", f"segue/{dataset}",
                              *options, "--eval-interval", "20000", "--quiet"]))  # fmt: skip
-    for label in (*RUNS, *OWN):
-        for dataset in DATASETS:
-            if label in RUNS:
-                parent, method, options = RUNS[label]
-                words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
-            else:
-                method, options = OWN[label]
-                words = ["run", method, "--dataset", f"segue/{dataset}", "--online-steps", STEPS]
-            methods.append((root / dataset / label, [*words, *options, *COMMON]))
+    for dataset, label in ORDER:
+        if label in OWN:
+            method, options = OWN[label]
+            words = ["run", method, "--dataset", f"segue/{dataset}", "--online-steps", STEPS]
+        else:
+            parent, method, options = (RUNS | MORE)[label]
+            words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
+        methods.append((root / dataset / label, [*words, *options, *COMMON]))
     return [(out, [*words, "--seeds", *SEEDS, "--out", str(out)]) for out, words in (*policies, *methods)]
 
 
