@@ -162,6 +162,7 @@ def test_next_actions_are_chosen_at_the_current_state() -> None:
     assert abs(found - value_mean(batch.next_obs)) > 1e-4
 
 
+@pytest.mark.slow
 @both
 def test_the_balance_policy_learns_what_is_better(kind: Any) -> None:
     """Where the action rises with c, and Q with the action, c rises; the family stands still."""

@@ -1,6 +1,8 @@
 """The runs of the table in README.md, one worker a core; goes on where it was interrupted.
 
     python results/fine-tuning/queue.py runs/tuning 0 1        # folder, cores
+
+What collect.py has kept under runs/ is not run again.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+KEPT = Path(__file__).parent / "runs"
 DATASETS = ("hopper-medium", "hopper-medium-replay")
 SEEDS = ("0", "1")  # side by side in one process
 STEPS = "30000"
@@ -92,7 +95,8 @@ def jobs(root: Path) -> list[tuple[Path, list[str]]]:
         else:
             parent, method, options = (RUNS | MORE)[label]
             words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
-        methods.append((root / dataset / label, [*words, *options, *COMMON]))
+        if not (KEPT / dataset / label).is_dir():
+            methods.append((root / dataset / label, [*words, *options, *COMMON]))
     return [(out, [*words, "--seeds", *SEEDS, "--out", str(out)]) for out, words in (*policies, *methods)]
 
 
