@@ -22,7 +22,6 @@ from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
 from segue.core.reference import Reference, ReferenceRule, starting_reference
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.errors import UserError
 from segue.methods.ppo import learn_from_rollout
 from segue.nets.networks import MLP
 from segue.nets.policies import GaussianPolicy, gaussian_log_density, sample_in_box
@@ -92,14 +91,9 @@ class O2PPO(Algorithm[State]):
         )
 
     def capped(self, policy: Model) -> Model:
-        """`policy` with a std of at most `initial_std_cap`; training may raise it again (D8).
-
-        Raises UserError for a policy whose std depends on the observation.
-        """
+        """`policy` with a std of at most `initial_std_cap`; training may raise it again (D8)."""
         if self.initial_std_cap is None:
             return policy
-        if "log_std" not in policy.params:
-            raise UserError("--initial-std-cap: the std of this policy depends on the observation; leave it out")
         log_std = jnp.minimum(policy.params["log_std"], math.log(self.initial_std_cap))
         return replace(policy, params=policy.params | {"log_std": log_std})
 
