@@ -204,54 +204,24 @@ every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 COMPILED = ("ssar_masked", "cql_lagrange_max_backup", "sac", "iql", "o2ppo", "constrained_td3")
 
 
-def quickly(names: Iterable[str]) -> Any:
+def quickly(names: Iterable[str], quick: tuple[str, ...] = COMPILED) -> Any:
     """Those names, all but a few marked slow."""
     return pytest.mark.parametrize(
-        "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in names]
+        "name", [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
     )
 
 
 every_compiled = quickly(ALGORITHMS)
 # Programs take seconds to compile: where the algorithm's class decides, one of each is enough.
-one_of_each_class = quickly(
-    [
-        "ssar_masked",
-        "td3",
-        "spot",
-        "rebrac",
-        "cql_lagrange_max_backup",
-        "baq_cql",
-        "sac",
-        "so2",
-        "so2_on_iql",
-        "off2on",
-        "independent",
-        "sac_ml",
-        "aca",
-        "iql",
-        "baq_iql",
-        "awac",
-        "famo2o_iql",
-        "famo2o_cql",
-        "iql_critics",
-        "behaviour_model",
-        "pex",
-        "o2ppo",
-        "uni_o4",
-        "clone",
-        "sac_reevaluation",
-        "sac_alignment",
-        "constrained_sac",
-        "td3_reevaluation",
-        "td3_alignment",
-        "constrained_td3",
-        "xql",
-        "proto_sac",
-        "proto_td3",
-        "fqe",
-        "odt",
-    ],
-)
+CLASSES = (
+    "ssar_masked", "td3", "spot", "rebrac", "cql_lagrange_max_backup", "baq_cql", "sac", "so2", "so2_on_iql",
+    "off2on", "independent", "sac_ml", "aca", "iql", "baq_iql", "awac", "famo2o_iql", "famo2o_cql", "iql_critics",
+    "behaviour_model", "pex", "o2ppo", "uni_o4", "clone", "sac_reevaluation", "sac_alignment", "constrained_sac",
+    "td3_reevaluation", "td3_alignment", "constrained_td3", "xql", "proto_sac", "proto_td3", "fqe", "odt",
+)  # fmt: skip
+one_of_each_class = quickly(CLASSES)
+# Three seeds are another program.
+two_of_the_classes = quickly(CLASSES, ("ssar_masked", "sac"))
 
 
 @pytest.fixture(autouse=True)
@@ -406,7 +376,7 @@ def test_a_fused_call_equals_one_call_an_update(name: str) -> None:
     assert_close(state, learned(name))
 
 
-@one_of_each_class
+@two_of_the_classes
 def test_seeds_side_by_side_equal_each_alone(name: str) -> None:
     together = rounds(name, start(name), 0, ROUNDS, SEEDS)
     assert_close(of_seed(together, 0), learned(name))

@@ -147,7 +147,10 @@ def test_the_policy_earns_what_evaluation_says(tuned: Path) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("replay", ["all", "half", "part", "none"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("replay", ["all", pytest.param("half", marks=SLOW), pytest.param("part", marks=SLOW), "none"])
 def test_every_replay_start(replay: str, trained: Path, tmp_path: Path) -> None:
     run = segue.finetune(
         trained, out=tmp_path / "run", steps=60, seeds=(1,), evaluation=SCARCE, quiet=True,
@@ -158,7 +161,7 @@ def test_every_replay_start(replay: str, trained: Path, tmp_path: Path) -> None:
     assert lines(run.path, "train")[-1]["critic_loss"] >= 0
 
 
-@pytest.mark.parametrize(("ratio", "updates"), [(0.5, 20), (4.0, 160)])
+@pytest.mark.parametrize(("ratio", "updates"), [(0.5, 20), pytest.param(4.0, 160, marks=SLOW)])
 def test_update_to_data_ratios(ratio: float, updates: int, tmp_path: Path) -> None:
     run = segue.train(
         "td3", environment=ENVIRONMENT, out=tmp_path / "run", steps=50, evaluation=SCARCE, quiet=True,

@@ -55,7 +55,7 @@ def small(method: str) -> dict[str, Any]:
 
 # Whole runs of these, too, are in tests of their own.
 DEAR = ("off2on", "odt", "famo2o_iql", "famo2o_cql", "baq_cql", "proto_sac", "aca", "cql_ssar", "cal_ql", "rebrac",
-        "pex", "proto_td3", "baq_iql", "spot", "cql", "td3_bc_ssar", "awac")  # fmt: skip
+        "pex", "proto_td3", "baq_iql", "spot", "cql", "td3_bc_ssar", "awac", "bc")  # fmt: skip
 
 
 @pytest.mark.parametrize(

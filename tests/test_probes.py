@@ -112,9 +112,9 @@ CLIMBING = (
 )  # fmt: skip
 
 
-def quickly(names: tuple[str, ...]) -> list[Any]:
+def quickly(names: tuple[str, ...], quick: tuple[str, ...] = TRAINED) -> list[Any]:
     """Those names, all but a few marked slow."""
-    return [name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 every_valued = pytest.mark.parametrize("name", quickly(VALUED))
@@ -202,7 +202,7 @@ def test_time_limits_do_not_cut_the_value(name: str) -> None:
     np.testing.assert_allclose(values(name)["forever"], 1 / (1 - DISCOUNT), rtol=0.05)
 
 
-@every_valued
+@pytest.mark.parametrize("name", quickly(VALUED, ("sac", "iql")))  # another training each
 def test_the_wrong_handling_of_time_limits_does(name: str) -> None:
     """Stored as terminal, every fifth row cuts the bootstrap: 1 / (1 - 0.8 gamma).
 
@@ -312,7 +312,7 @@ def online(algorithm: Algorithm, env: Any, steps: int, warmup: int, preparation:
     return loop
 
 
-@pytest.mark.parametrize("name", ["td3", "sac"])
+@pytest.mark.parametrize("name", [pytest.param("td3", marks=pytest.mark.slow), "sac"])
 def test_online_the_policy_finds_the_best_action(name: str) -> None:
     loop = online(ALGORITHMS[name], Choice, 900, 100, Preparation.identity(1))
     loop.advance(lambda: False, 900)

@@ -127,6 +127,7 @@ def test_killed_online_run_of_two_seeds_ends_like_an_unbroken_one(tmp_path: Path
     assert of_whole == of_broken
 
 
+@pytest.mark.slow
 def test_a_call_that_takes_long_does_not_keep_the_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     data = write_pendulum_data(tmp_path, environment=False)
