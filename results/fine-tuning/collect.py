@@ -68,8 +68,9 @@ def keep(run: Path, root: Path) -> None:
 
 def finished(run: Path) -> bool:
     """Its last phase has ended."""
-    phases = read(run, "summary")["phases"] if (run / "summary.json").is_file() else []
-    return bool(phases) and bool(phases[-1].get("final"))
+    phases = read(run, "summary")["phases"]
+    kind = "offline" if run.parent.name == "offline" else "online"
+    return phases[-1]["kind"] == kind and bool(phases[-1].get("final"))
 
 
 def both(rows: list[dict[str, Any]], name: str) -> str:

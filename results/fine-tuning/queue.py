@@ -59,7 +59,8 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
 OWN = {  # those with an offline phase of their own; ODT makes its own policy from any
     "odt": ("odt", ["--preset", "fast", "--steps", "2000"]),
     "famo2o_iql": ("famo2o_iql", [*WIDTH, "--steps", "30000"]),
-    "famo2o_cql": ("famo2o_cql", [*WIDTH, "--critic-hidden-sizes", "128", "128", "--steps", "10000"]),
+    "famo2o_cql": ("famo2o_cql", [*WIDTH, "--critic-hidden-sizes", "128", "128", "--steps", "10000",
+                                  "--num-sampled-actions", "4"]),
 }
 MORE: dict[str, tuple[str, str, list[str]]] = {  # other ways of those, and methods that have tables of their own
     "pex-td3_bc": ("td3_bc", "pex", WIDTH),
@@ -71,7 +72,23 @@ MORE: dict[str, tuple[str, str, list[str]]] = {  # other ways of those, and meth
     "o2sac": ("cql", "o2sac", HANDOVER),
     "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
 }
-ORDER = [(dataset, label) for labels in (RUNS | OWN, MORE) for dataset in DATASETS for label in labels]
+DEAR = ("baq_cql", "cql", "famo2o_cql", "odt")  # a quarter of an hour or more each, others take three to six minutes
+SEVERAL_UPDATES = ("rlpd", "wsrl", "so2-cql", "suf-td3_bc")  # a step
+AS_WELL = ("so2-iql", "suf-cql", "suf-iql")
+CHEAP = [label for label in RUNS | OWN if label not in DEAR + SEVERAL_UPDATES + AS_WELL]
+ORDER = [  # in which two cores should spend the time that they have
+    (dataset, label)
+    for datasets, labels in (
+        (DATASETS[:1], (*CHEAP, "odt", *SEVERAL_UPDATES)),
+        (DATASETS[1:], CHEAP),
+        (DATASETS[:1], ("baq_cql", "cql", "famo2o_cql", *AS_WELL)),
+        (DATASETS[1:], (*SEVERAL_UPDATES, *AS_WELL)),
+        (DATASETS, MORE),
+        (DATASETS[1:], DEAR),
+    )
+    for dataset in datasets
+    for label in labels
+]
 
 
 def segue(core: str, *words: str) -> int:
