@@ -14,7 +14,7 @@ ALL := .venv/$(VERSION)-all
 ALL_READY := $(ALL)/.ready
 PEER := .venv/d3rlpy
 PEER_READY := $(PEER)/.ready
-IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help

@@ -13,6 +13,7 @@ import pytest
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 
+LONG = ("test_resume.py", "test_conformance.py", "test_sweep.py", "test_probes.py", "test_end_to_end.py")
 MAPPINGS = 30_000  # half of what a process may have
 TESTS_BETWEEN_COUNTS = 20
 tests_since_count = 0
@@ -44,6 +45,11 @@ def mappings_stay_few() -> Iterator[None]:
         mappings = Path("/proc/self/maps")
         if mappings.exists() and mappings.read_bytes().count(b"\n") > MAPPINGS:
             forget_programs()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes go first: one that began last would keep one process at work and the others idle."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

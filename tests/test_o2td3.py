@@ -596,7 +596,8 @@ def landscapes(polynomial: tuple[float, ...]) -> tuple[Models, np.ndarray]:
     return {"actor": actor, "critic": critic}, profile(critic, SHIFTS)
 
 
-@pytest.mark.parametrize("polynomial", [POSITIVE, pytest.param(NEGATIVE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("polynomial", [POSITIVE, NEGATIVE])
 def test_alignment_bends_what_was_overestimated(polynomial: tuple[float, ...]) -> None:
     """19: values grow along the action; afterwards nothing near pi_off's action beats it. The ceiling's kink at
     sigma, 0.2, is rounded by so few updates, so values are compared on both sides of it."""

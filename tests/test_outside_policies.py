@@ -35,9 +35,6 @@ def finetune(policy: Any, method: str, out: Path, **settings: Any) -> segue.Run:
     )  # fmt: skip
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.slow  # the command line's run below is the quick one
 @pytest.mark.parametrize("method", ["o2sac", "o2td3", "o2ppo"])
 def test_a_function_is_cloned_and_goes_on(method: str, tmp_path: Path) -> None:
@@ -71,9 +68,10 @@ def test_it_resumes_without_the_function(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "method", "phases"), [
-    pytest.param("td3.zip", "o2td3", ["re-evaluation", "alignment", "online"], marks=SLOW),
-    pytest.param("sac.zip", "o2td3", ["clone", "re-evaluation", "alignment", "online"], marks=SLOW),
+    ("td3.zip", "o2td3", ["re-evaluation", "alignment", "online"]),
+    ("sac.zip", "o2td3", ["clone", "re-evaluation", "alignment", "online"]),
     ("ppo.zip", "o2ppo", ["clone", "re-evaluation", "online"]),
 ])  # fmt: skip
 def test_a_stable_baselines3_policy_goes_on(file: str, method: str, phases: list[str], tmp_path: Path) -> None:
@@ -127,7 +125,7 @@ def test_a_method_that_does_not_clone_refuses_it(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@SLOW
+@pytest.mark.slow
 def test_stable_baselines3_itself_hands_over(tmp_path: Path) -> None:
     """Trained, saved and asked by the real library; then read without it and fine-tuned."""
     stable_baselines3 = pytest.importorskip("stable_baselines3")
