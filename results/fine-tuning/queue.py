@@ -54,7 +54,7 @@ RUNS: dict[str, tuple[str, str, list[str]]] = {
     "suf-td3_bc": ("td3_bc", "suf", FOUR),
     "suf-cql": ("cql", "suf", FOUR),
     "suf-iql": ("iql", "suf", FOUR),
-    "cql": ("cql", "cql", ["--preset", "fast", *WIDTH]),
+    "cql": ("cql", "cql", []),
 }
 OWN = {  # those with an offline phase of their own; ODT makes its own policy from any
     "odt": ("odt", ["--preset", "fast", "--steps", "2000"]),
