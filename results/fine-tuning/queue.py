@@ -73,22 +73,8 @@ MORE: dict[str, tuple[str, str, list[str]]] = {  # other ways of those, and meth
     "ssar": ("td3_bc", "td3_bc_ssar", ["--warmup-steps", "1000"]),
 }
 DEAR = ("baq_cql", "cql", "famo2o_cql", "odt")  # a quarter of an hour or more each, others take three to six minutes
-SEVERAL_UPDATES = ("rlpd", "wsrl", "so2-cql", "suf-td3_bc")  # a step
-AS_WELL = ("so2-iql", "suf-cql", "suf-iql")
-CHEAP = [label for label in RUNS | OWN if label not in DEAR + SEVERAL_UPDATES + AS_WELL]
-ORDER = [  # in which two cores should spend the time that they have
-    (dataset, label)
-    for datasets, labels in (
-        (DATASETS[:1], (*CHEAP, "odt", *SEVERAL_UPDATES)),
-        (DATASETS[1:], CHEAP),
-        (DATASETS[:1], ("baq_cql", "cql", "famo2o_cql", *AS_WELL)),
-        (DATASETS[1:], (*SEVERAL_UPDATES, *AS_WELL)),
-        (DATASETS, MORE),
-        (DATASETS[1:], DEAR),
-    )
-    for dataset in datasets
-    for label in labels
-]
+CHEAP = [label for label in RUNS | OWN if label not in DEAR]
+ORDER = [(dataset, label) for labels in (CHEAP, DEAR, MORE) for dataset in DATASETS for label in labels]
 
 
 def segue(core: str, *words: str) -> int:
