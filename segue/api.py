@@ -158,7 +158,7 @@ def start(
     if data is not None:
         environment = environment or data.environment_id
         kwargs = data.environment_kwargs if environment == data.environment_id else {}
-    outside = _accept(policy, data, environment, kwargs, recipes) if policy is not None else None
+    outside = _accept(policy, data, environment, kwargs) if policy is not None else None
     config = make_config(
         offline=offline,
         online=online,
@@ -202,7 +202,6 @@ def _accept(
     data: Dataset | None,
     environment: EnvironmentMaker | None,
     kwargs: dict[str, Any],
-    recipes: list[Recipe],
 ) -> Outside:
     if data is None and environment is None:
         raise UserError("a policy from outside needs to know its task: give --dataset or --env")
@@ -211,10 +210,6 @@ def _accept(
         raise UserError(
             f"{outside.policy.name} is known by its actions alone: give a dataset (--dataset), on whose "
             "observations it can be cloned"
-        )
-    if outside.native is not None and recipes[0].normalize_observations:
-        raise UserError(
-            f"{outside.policy.name} sees observations as they are: leave --normalize-observations out"
         )
     return outside
 

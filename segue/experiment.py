@@ -16,7 +16,7 @@ import numpy as np
 
 from segue import __version__, checkpoint
 from segue.core.learn import acting_state, make_keys, models_after
-from segue.core.phases import Phase, check
+from segue.core.phases import CLONING, Phase, check
 from segue.core.types import Models, Spec
 from segue.data import Dataset, load_dataset
 from segue.data.prepare import return_range_scale
@@ -135,11 +135,24 @@ def make_config(
     ]
     earlier, outside = before(config)
     form = (outside or {}).get("form")
+    if policy:
+        _check_used(policy, names[-1], phases, normalized=bool(online and online[1].normalize_observations))
     check((*earlier, *phases), {"actor"} if form else set(), form)
     check_guard(guard, phases[-1])
     if any(phase.online for phase in phases) and environment is None:
         raise UserError("an online phase needs an environment: give one with --env")
     return config
+
+
+def _check_used(policy: dict[str, Any], method: str, phases: tuple[Phase, ...], normalized: bool) -> None:
+    """Refuse an outside policy that `phases` would not go on from."""
+    if any("actor" in phase.fresh for phase in phases):
+        raise UserError(
+            f"{method} makes a policy of its own and would not use {policy['source']}: leave the policy out, or go on "
+            f"with {CLONING}"
+        )
+    if policy["form"] and normalized:
+        raise UserError(f"{policy['source']} sees observations as they are: leave --normalize-observations out")
 
 
 def _last_method(config: dict[str, Any]) -> str | None:

@@ -110,6 +110,10 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (["--policy", "nothing.zip", "--method", "o2sac", "--env", ENVIRONMENT], "nothing.zip"),
     (["--policy", str(FOREIGN / "ppo.zip"), "--method", "o2ppo", "--env", ENVIRONMENT], "give a dataset (--dataset)"),
     (["--policy", str(FOREIGN / "sac.zip"), "--method", "o2sac", "--env", "Hopper-v5"], "observation"),
+    (["--policy", str(FOREIGN / "sac.zip"), "--method", "odt", "--env", ENVIRONMENT], "would not use"),
+    (["--policy", str(FOREIGN / "sac.zip"), "--method", "rlpd", "--env", ENVIRONMENT], "would not use"),
+    (["--policy", str(FOREIGN / "sac.zip"), "--method", "o2sac", "--env", ENVIRONMENT, "--normalize-observations"],
+     "sees observations as they are"),
 ])  # fmt: skip
 def test_what_cannot_be_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str],
                                     tmp_path: Path) -> None:  # fmt: skip

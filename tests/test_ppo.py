@@ -27,7 +27,7 @@ from segue.methods.o2ppo import O2PPO, auxiliary_advantage, excess_log_density
 from segue.methods.ppo import PPO, clipped_gain, generalized_advantages, normalised
 from segue.methods.return_value import ReturnValue
 from segue.nets.networks import MLP
-from segue.nets.policies import GaussianPolicy
+from segue.nets.policies import BoundedGaussianPolicy, GaussianPolicy
 from segue.online import OnlineLoop
 from segue.preparation import Preparation
 from segue.recipes.ppo import PPORecipe
@@ -193,6 +193,12 @@ def test_the_std_is_capped_once() -> None:
     batch = rollout(np.zeros((16, 2)), np.zeros(16))
     s, _ = UPDATE(algorithm, s, batch, algorithm.draw(KEY, Spec(1, 2)), True)
     assert (s.actor.params["log_std"] > jnp.array([np.log(0.05), -4])).all()
+
+
+def test_a_std_that_depends_on_the_state_is_not_capped() -> None:
+    actor = Model.create(BoundedGaussianPolicy(1, 1, (8,)), Adam(1e-3), KEY)
+    with pytest.raises(UserError, match="leave --initial-std-cap out"):
+        O2PPO(initial_std_cap=0.05, **TINY).init({"actor": actor}, Spec(1, 1), KEY)
 
 
 def test_the_reference_is_the_best_evaluated_or_a_snapshot() -> None:

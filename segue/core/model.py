@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from segue.core.types import Models, PyTree
+from segue.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,13 @@ class Model:
         if target and earlier.target is None:
             earlier = replace(earlier, target=jax.tree.map(jnp.copy, earlier.params))
         return earlier.continued(optimizer, keep_moments)
+
+    def parameter(self, name: str, otherwise: str) -> jax.Array:
+        """One of its own parameters. Raises UserError, saying `otherwise`, where its network has none of that name."""
+        if name not in self.params:
+            raise UserError(otherwise)
+        found: jax.Array = self.params[name]
+        return found
 
     def __call__(self, *inputs: jax.Array) -> Any:
         """The network with its current parameters."""

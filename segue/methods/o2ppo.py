@@ -94,8 +94,9 @@ class O2PPO(Algorithm[State]):
         """`policy` with a std of at most `initial_std_cap`; training may raise it again (D8)."""
         if self.initial_std_cap is None:
             return policy
-        log_std = jnp.minimum(policy.params["log_std"], math.log(self.initial_std_cap))
-        return replace(policy, params=policy.params | {"log_std": log_std})
+        log_std = policy.parameter("log_std", "this policy's std depends on the state: leave --initial-std-cap out")
+        capped = jnp.minimum(log_std, math.log(self.initial_std_cap))
+        return replace(policy, params=policy.params | {"log_std": capped})
 
     def draw(self, key: jax.Array, spec: Spec) -> jax.Array:
         """An order of the rollout's steps for every epoch [epochs, T]."""
