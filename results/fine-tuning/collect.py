@@ -32,33 +32,56 @@ def read(run: Path, name: str) -> dict[str, Any]:
     return found
 
 
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    """Its metrics."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
 def rows_of(run: Path, dataset: str) -> list[dict[str, Any]]:
-    """One for each seed of a finished run."""
-    config, summary = read(run, "config"), read(run, "summary")
-    online = summary["phases"][-1]
-    seconds = sum(phase["wall_time_s"] for phase in summary["phases"] if phase["name"] != "offline")
+    """One for each seed of a finished run; of one that diverged, with what came before and without an end."""
+    config = read(run, "config")
+    finals: dict[int, dict[str, Any]] = {}
+    if (run / "summary.json").is_file():
+        phases = read(run, "summary")["phases"]
+        evaluations = phases[-1]["evaluations"]
+        finals = {final["seed"]: final for final in phases[-1]["final"]}
+        seconds = sum(phase["wall_time_s"] for phase in phases if phase["name"] != "offline")
+    else:
+        online = [line for line in lines_of(run) if line["phase"] == "online"]
+        evaluations = [line for line in online if line["kind"] == "evaluation"]
+        seconds = max(line["wall_time_s"] for line in online if line["kind"] == "train")
     found = []
-    for final in online["final"]:
-        points = [(e["step"], e["normalised_mean"]) for e in online["evaluations"] if e["seed"] == final["seed"]]
+    for seed in config["seeds"]:
+        points = [(e["step"], e["normalised_mean"]) for e in evaluations if e["seed"] == seed]
         later = [score for step, score in points if step > 0]
+        final = finals.get(seed, {})
         found.append({
             "dataset": dataset, "from": Path(config["parent"]).name if config["parent"] else "itself",
-            "label": run.name, "method": config["online"]["method"], "seed": final["seed"],
-            "handover": points[0][1], "end": final["normalised_mean"],
-            "end_standard_error": final["normalised_standard_error"], "mean": sum(later) / len(later),
+            "label": run.name, "method": config["online"]["method"], "seed": seed,
+            "handover": points[0][1], "end": final.get("normalised_mean"),
+            "end_standard_error": final.get("normalised_standard_error"), "mean": sum(later) / len(later),
             "lowest": min(later), "points": len(later), "seconds": seconds,
             "command": config["command"], "curve": points,
         })  # fmt: skip
     return found
 
 
+def end_of(rows: list[dict[str, Any]]) -> str:
+    """The seeds' scores and the larger error, or at which step it diverged."""
+    if rows[0]["end"] is None:
+        return f"diverged after {rows[0]['curve'][-1][0]:,}"
+    return f"{both(rows, 'end')} (±{max(row['end_standard_error'] for row in rows):.1f})"
+
+
 def keep(run: Path, root: Path) -> None:
     """Its settings, scores and metrics, without the training episodes and without this machine's paths."""
     kept = KEPT / run.relative_to(root)
     kept.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "summary.json"):
-        (kept / name).write_text((run / name).read_text().replace(f"{root}/", ""))
-    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    for name in ("config.json", "summary.json", "diverged.txt"):
+        (kept / name).unlink(missing_ok=True)  # of an earlier run
+        if (run / name).is_file():
+            (kept / name).write_text((run / name).read_text().replace(f"{root}/", ""))
+    lines = lines_of(run)
     scores = [x for x in lines if x["kind"] in ("evaluation", "critic_check")]
     wanted = scores + [x for x in lines if x["kind"] == "train" and x["step"] % 5000 == 0]
     for line in wanted:
@@ -67,7 +90,11 @@ def keep(run: Path, root: Path) -> None:
 
 
 def finished(run: Path) -> bool:
-    """Its last phase has ended."""
+    """Its last phase has ended, or diverged."""
+    if (run / "diverged.txt").is_file():
+        return True
+    if not (run / "summary.json").is_file():
+        return False
     phases = read(run, "summary")["phases"]
     kind = "offline" if run.parent.name == "offline" else "online"
     return phases[-1]["kind"] == kind and bool(phases[-1].get("final"))
@@ -81,7 +108,7 @@ def both(rows: list[dict[str, Any]], name: str) -> str:
 def main() -> None:
     """A table a dataset, and the picture."""
     root = Path(sys.argv[1]).resolve()
-    for run in sorted(path.parent for path in root.glob("*/**/summary.json")):
+    for run in sorted(path.parent for path in root.glob("*/**/config.json")):
         if finished(run):
             keep(run, root)
     table: list[dict[str, Any]] = []
@@ -106,9 +133,8 @@ def main() -> None:
         labels = sorted({(ORDER.get(r["from"], 3), r["from"], r["label"]) for r in table if r["dataset"] == dataset})
         for place, parent, label in labels:
             rows = [r for r in table if (r["dataset"], r["label"]) == (dataset, label)]
-            errors = max(r["end_standard_error"] for r in rows)
-            cells = [NAMES.get(parent, parent), label, both(rows, "handover"), f"{both(rows, 'end')} (±{errors:.1f})",
-                     both(rows, "mean"), both(rows, "lowest"), f"{rows[0]['seconds'] / 60:.0f}"]  # fmt: skip
+            cells = [NAMES.get(parent, parent), label, both(rows, "handover"), end_of(rows), both(rows, "mean"),
+                     both(rows, "lowest"), f"{rows[0]['seconds'] / 60:.0f}"]  # fmt: skip
             print(f"| {' | '.join(cells)} |")
             axis = axes[i][place]
             curve = [sum(r["curve"][j][1] for r in rows) / len(rows) for j in range(len(rows[0]["curve"]))]

@@ -18,6 +18,7 @@ KEPT = Path(__file__).parent / "runs"
 DATASETS = ("hopper-medium", "hopper-medium-replay")
 SEEDS = ("0", "1")  # side by side in one process
 STEPS = "30000"
+DIVERGED = 3  # exit code of the command
 COMMON = ["--online-eval-interval", "3000", "--eval-episodes", "10", "--quiet"]
 # Networks of half the papers' width: a quarter of the arithmetic, so that two cores can do it in an afternoon.
 WIDTH = ["--hidden-sizes", "128", "128"]
@@ -77,11 +78,15 @@ CHEAP = [label for label in RUNS | OWN if label not in DEAR]
 ORDER = [(dataset, label) for labels in (CHEAP, DEAR, MORE) for dataset in DATASETS for label in labels]
 
 
-def segue(core: str, *words: str) -> int:
-    """The command on one core."""
+def segue(core: str, out: Path, *words: str) -> int:
+    """The command on one core; what it says of a run that diverged stays in the run's folder."""
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": "/tmp/segue-programs"}
     command = ["taskset", "-c", core, sys.executable, "-m", "segue.cli.main", *words]
-    return subprocess.run(command, env=environment, check=False).returncode
+    done = subprocess.run(command, env=environment, check=False, stderr=subprocess.PIPE, text=True)
+    sys.stderr.write(done.stderr)
+    if done.returncode == DIVERGED:
+        (out / "diverged.txt").write_text(done.stderr)
+    return done.returncode
 
 
 def jobs(root: Path) -> list[tuple[Path, list[str]]]:
@@ -100,7 +105,8 @@ def jobs(root: Path) -> list[tuple[Path, list[str]]]:
             words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
         if not (KEPT / dataset / label).is_dir():
             methods.append((root / dataset / label, [*words, *options, *COMMON]))
-    return [(out, [*words, "--seeds", *SEEDS, "--out", str(out)]) for out, words in (*policies, *methods)]
+    todo = [one for one in (*policies, *methods) if not (one[0] / "diverged.txt").is_file()]
+    return [(out, [*words, "--seeds", *SEEDS, "--out", str(out)]) for out, words in todo]
 
 
 def main() -> None:
@@ -122,7 +128,7 @@ def main() -> None:
             out, words = job
             if (out / "config.json").is_file():
                 words = ["resume", str(out), "--quiet"]
-            print(core, out, "->", segue(core, *words), flush=True)
+            print(core, out, "->", segue(core, out, *words), flush=True)
 
     workers = [threading.Thread(target=work, args=(core,)) for core in cores]
     for worker in workers:
