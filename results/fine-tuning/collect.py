@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,14 @@ def end_of(rows: list[dict[str, Any]]) -> str:
 
 
 def keep(run: Path, root: Path) -> None:
-    """Its settings, scores and metrics, without the training episodes and without this machine's paths."""
+    """Its settings, scores and metrics, without the training episodes and without this machine's paths.
+
+    An offline policy itself, too: trained again on another kind of processor, it would be another one.
+    """
     kept = KEPT / run.relative_to(root)
     kept.mkdir(parents=True, exist_ok=True)
+    if run.parent.name == "offline":
+        shutil.copytree(run / "models", kept / "models", dirs_exist_ok=True)
     for name in ("config.json", "summary.json", "diverged.txt"):
         (kept / name).unlink(missing_ok=True)  # of an earlier run
         if (run / name).is_file():

@@ -2,7 +2,7 @@
 
     python results/fine-tuning/queue.py runs/tuning 0 1        # folder, cores
 
-What collect.py has kept under runs/ is not run again.
+What collect.py has kept under runs/ is not run again, the offline policies included.
 """
 
 from __future__ import annotations
@@ -94,6 +94,8 @@ def jobs(root: Path) -> list[tuple[Path, list[str]]]:
     policies, methods = [], []
     for dataset in DATASETS:
         for method, options in OFFLINE.items():
+            if (KEPT / dataset / "offline" / method / "models").is_dir():
+                continue
             policies.append((root / dataset / "offline" / method, ["train", method, "--dataset", f"segue/{dataset}",
                              *options, "--eval-interval", "20000", "--quiet"]))  # fmt: skip
     for dataset, label in ORDER:
@@ -102,7 +104,9 @@ def jobs(root: Path) -> list[tuple[Path, list[str]]]:
             words = ["run", method, "--dataset", f"segue/{dataset}", "--online-steps", STEPS]
         else:
             parent, method, options = (RUNS | MORE)[label]
-            words = ["finetune", str(root / dataset / "offline" / parent), "--method", method, "--steps", STEPS]
+            kept, made = (base / dataset / "offline" / parent for base in (KEPT, root))
+            policy = kept if (kept / "models").is_dir() else made
+            words = ["finetune", str(policy), "--method", method, "--steps", STEPS]
         if not (KEPT / dataset / label).is_dir():
             methods.append((root / dataset / label, [*words, *options, *COMMON]))
     todo = [one for one in (*policies, *methods) if not (one[0] / "diverged.txt").is_file()]
