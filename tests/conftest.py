@@ -34,6 +34,15 @@ def programs_are_forgotten() -> Iterator[None]:
     forget_programs()
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Arrays of 64 bits, as in the golden records."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def mappings_stay_few() -> Iterator[None]:
     """Within a long module, too."""

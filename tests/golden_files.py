@@ -57,6 +57,19 @@ class Record:
 FIELDS = ("observations", "actions", "rewards", "next_observations", "terminals")  # in the order of Batch
 
 
+def batch_of(record: Record, step: int) -> Batch:
+    """The transitions of update `step`, in float64."""
+    columns = (jnp.asarray(record[f"step_{step}/batch/{field}"], float) for field in FIELDS)
+    obs, action, reward, next_obs, terminal = columns
+    return Batch(obs, action, reward, next_obs, terminal, {})
+
+
+def draws_of(record: Record, step: int) -> dict[str, jax.Array]:
+    """The random numbers of update `step`, by the record's names."""
+    at = f"step_{step}/draws"
+    return {name: jnp.asarray(record[f"{at}/{name}"]) for name in record.names(at)}
+
+
 def recorded_batch(record: Record, prefix: str) -> Batch:
     """Recorded transitions in float32, as the buffers hold them; with trust flags where they are recorded."""
     obs, action, reward, next_obs, terminal = (record.file[f"{prefix}/{name}"].astype(np.float32) for name in FIELDS)

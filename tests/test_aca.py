@@ -36,12 +36,6 @@ UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest, True), static_
 LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
 
-@pytest.fixture
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
-
-
 def batch() -> Batch:
     rng: Any = np.random.default_rng(0)
     return Batch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -52,6 +52,8 @@ from segue.methods.td3_bc import TD3BC
 from segue.methods.uni_o4 import UniO4
 from segue.methods.xql import XQL
 from segue.recipes.off2on import JOINS
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 SPEC = Spec(3, 2)
 ROWS, SEEDS, ROUNDS = 12, (0, 1, 2), 2
@@ -222,12 +224,6 @@ CLASSES = (
 one_of_each_class = quickly(CLASSES)
 # Three seeds are another program.
 two_of_the_classes = quickly(CLASSES, ("ssar_masked", "sac"))
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def rows() -> Batch:

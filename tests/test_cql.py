@@ -284,12 +284,6 @@ def assert_same(a: tuple[State, Metrics], b: tuple[State, Metrics]) -> None:
             np.testing.assert_allclose(x, y, rtol=0, atol=1e-10, err_msg=role)
 
 
-@pytest.fixture
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
-
-
 def test_22_a_constant_coefficient_is_cql_and_an_unknown_return_is_no_calibration(float64: None) -> None:
     """SSAR with beta = 10 on trusted rows alone; Cal-QL with a bound of minus infinity; without trust, no penalty."""
     plain = one_update(CQL(**LAYER_NORM))

@@ -19,27 +19,24 @@ from segue.nets.gaussian import SigmoidGaussianPolicy, is_squashed, point_log_de
 from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy
 from tests.golden_files import (
-    FIELDS,
     Record,
     assert_gradient,
     assert_near,
     assert_parameters,
+    batch_of,
     cases,
+    draws_of,
     hidden_sizes,
     model,
     twin,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC = Spec(5, 2)
 ONLINE = [f"ocr_cft/{name}" for name in cases("ocr_cft/aca_online*")]
 # Record's name of a scalar -> ours; its temperature and weight are those after the step.
 OURS = {"alpha_loss": "temperature_loss", "policy_loss": "actor_loss", "policy_weight": "value_weight"}
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
 
 
 def policy_of(tree: dict[str, Any]) -> PyTree:
@@ -84,15 +81,6 @@ def rates_of(h: dict[str, Any]) -> dict[str, Any]:
         "temperature_learning_rate": h["alpha_lr"],
         "target_entropy_per_dimension": h["target_entropy_added"] / h["action_dim"],
     }
-
-
-def batch_of(record: Record, step: int) -> Batch:
-    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"step_{step}/batch/{name}"]) for name in FIELDS)
-    return Batch(obs, action, reward, next_obs, terminal, {})
-
-
-def draws_of(record: Record, step: int) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(record[f"step_{step}/draws/{name}"]) for name in record.names(f"step_{step}/draws")}
 
 
 def assert_step(

@@ -10,35 +10,26 @@ import numpy as np
 import pytest
 
 from segue.core.model import Adam
-from segue.core.types import Batch, Spec
+from segue.core.types import Spec
 from segue.methods import bc, spot, spot_vae
 from segue.nets.networks import Critics
 from segue.nets.policies import DeterministicPolicy
 from segue.nets.vae import ActionVAE
 from tests.golden_files import (
-    FIELDS,
     Record,
     assert_parameters,
     assert_scalars,
+    batch_of,
     cases,
     hidden_sizes,
     model,
     twin,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
 NETWORKS = ("actor", "target_actor", "critic", "target_critic")
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
-
-
-def batch_of(record: Record, step: int) -> Batch:
-    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"step_{step}/batch/{field}"]) for field in FIELDS)
-    return Batch(obs, action, reward, next_obs, terminal, {})
 
 
 def passed(name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,27 +17,24 @@ from segue.methods.ssar import Annealed, CoefficientNet, CoefficientState, State
 from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian, tanh_gaussian_log_density
 from tests.golden_files import (
-    FIELDS,
     Record,
     assert_gradient,
     assert_near,
     assert_parameters,
     assert_scalars,
+    batch_of,
     cases,
+    draws_of,
     hidden_sizes,
     model,
     twin,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
 CASES = cases("cql", "cql_*", "calql_*")
 OCR_CFT = [f"ocr_cft/{name}" for name in cases("ocr_cft/cql_offline*")]
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,8 @@ def state_of(record: Record) -> State:
     )
 
 
-def batch_of(record: Record, step: int) -> Batch:
+def rows_of(record: Record, step: int) -> Batch:
+    """The batch with what SSAR and Cal-QL know of its rows."""
     at = f"step_{step}"
     extras = {
         name: jnp.asarray(record[f"{at}/{key}"])
@@ -132,13 +130,14 @@ def batch_of(record: Record, step: int) -> Batch:
         )
         if f"{at}/{key}" in record.file.files
     }
-    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"{at}/batch/{field}"]) for field in FIELDS)
-    extras.setdefault("warmup_noise", jnp.zeros_like(action))  # after the warm-up its draw is not recorded
-    return Batch(obs, action, reward, next_obs, terminal, extras)
+    batch = batch_of(record, step)
+    extras.setdefault("warmup_noise", jnp.zeros_like(batch.action))  # after the warm-up its draw is not recorded
+    return batch._replace(extras=extras)
 
 
-def draws_of(record: Record, step: int) -> Draws:
-    draws = {name: jnp.asarray(record[f"step_{step}/draws/{name}"]) for name in record.names(f"step_{step}/draws")}
+def noise_of(record: Record, step: int) -> Draws:
+    """The recorded noise in the form that the algorithm draws."""
+    draws = draws_of(record, step)
     target = draws["target_next_policy_noise"]
     names = ("uniform_actions", "current_policy_noise", "next_policy_noise")
     return Draws(
@@ -174,19 +173,19 @@ def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str])
     record = Record(name)
     h, s = record.hparams, state_of(record)
     for step in range(1, h["num_steps"] + 1):
-        algorithm, batch = algorithm_of(h, step), batch_of(record, step)
+        algorithm, batch = algorithm_of(h, step), rows_of(record, step)
         online = h.get("online_steps", [0] * h["num_steps"])[step - 1]
         if online > 0:  # N counts online updates: this update is number `online`
             s = replace(s, beta=replace(s.beta, online_origin=jnp.int32(step - online)))
         before = s
-        s, metrics = UPDATE(algorithm, s, batch, draws_of(record, step), True)
+        s, metrics = UPDATE(algorithm, s, batch, noise_of(record, step), True)
 
         off = {"lagrange_loss": 0, "lagrange_multiplier": 0, "entropy_temperature_loss": 0}
         scalars = off | metrics | {f"critic_{i}_data_mean": metrics[f"critic_{i}_mean"] for i in (1, 2)}
         scalars["action_distance"] = metrics["action_distance"] / h["action_dim"] ** 0.5  # as the record has it
         names = record.names(f"step_{step}/scalars")
         if "return_to_go" in batch.extras:  # the rates are measured before the calibration, and without one too
-            rates = UPDATE(replace(algorithm, calibrate=True), before, batch, draws_of(record, step), True)[1]
+            rates = UPDATE(replace(algorithm, calibrate=True), before, batch, noise_of(record, step), True)[1]
             scalars |= {name: value for name, value in rates.items() if name.endswith("below_bound_rate")}
         if "log_prob_gap_mean" in names:
             scalars |= coefficient_scalars(h, before, s, batch)
@@ -206,7 +205,7 @@ def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("name", CASES)
 def test_networks_equal_the_probe(name: str) -> None:
     record = Record(name)
-    s, batch = state_of(record), batch_of(record, 1)
+    s, batch = state_of(record), rows_of(record, 1)
     mean, log_std = s.actor(batch.obs)
     found = {"actor_pre_tanh_mean": mean}
     found["critic_1_output"], found["critic_2_output"] = s.critic(batch.obs, batch.action)
@@ -315,7 +314,7 @@ def test_updates_equal_the_other_record(name: str, capsys: pytest.CaptureFixture
         target = draw["next_policy_noise"]
         several = (draw["random_actions"], draw["repeated_policy_noise"], draw["repeated_next_policy_noise"])
         draws = Draws(draw["policy_noise"], target if target.ndim == 3 else target[:, None], *several)
-        s, metrics, found = update(algorithm, s, batch_of(record, step), draws)
+        s, metrics, found = update(algorithm, s, rows_of(record, step), draws)
         for key in record.names(f"{at}/intermediates"):
             assert_near(found[key], record[f"{at}/intermediates/{key}"], f"{at} {key}")
         scalars = metrics | {

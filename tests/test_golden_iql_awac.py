@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from segue.core.model import Adam
-from segue.core.types import Batch, Spec
+from segue.core.types import Spec
 from segue.methods.awac import AWAC
 from segue.methods.awac import Draws as AWACDraws
 from segue.methods.awac import State as AWACState
@@ -20,21 +19,12 @@ from segue.methods.iql import IQL, IQLState
 from segue.nets.networks import MLP, Critics
 from segue.nets.policies import DeterministicPolicy, GaussianPolicy, gaussian_log_density
 from segue.recipes.iql import IQLRecipe
-from tests.golden_files import FIELDS, Record, assert_parameters, assert_scalars, cases, hidden_sizes, model, twin
+from tests.golden_files import Record, assert_parameters, assert_scalars, batch_of, cases, hidden_sizes, model, twin
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
 OCR_CFT_TOLERANCE = 1e-9  # of that record's README: parameters absolutely, others over max(1, largest)
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
-def batch_of(record: Record, step: int) -> Batch:
-    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"step_{step}/batch/{field}"]) for field in FIELDS)
-    return Batch(obs, action, reward, next_obs, terminal, {})
 
 
 def iql_of(h: dict[str, Any], **changes: Any) -> IQL:

@@ -163,12 +163,6 @@ def minibatch(algorithm: Any, actor: Model, value: Model, steps: Steps, rate: ja
     }
 
 
-@pytest.fixture
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", cases("ocr_cft/o2ppo_finetune_*"))
 def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,11 +41,15 @@ from tests.golden_files import (
     assert_gradient,
     assert_near,
     assert_parameters,
+    batch_of,
     cases,
+    draws_of,
     hidden_sizes,
     model,
 )
 from tests.test_golden_o2ppo import Toy
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 SPEC = Spec(5, 2)
 FLOAT32_PARAMETERS, FLOAT32 = 5e-6, 2e-5  # as the record's README asks
@@ -56,12 +60,6 @@ OURS = {  # record's name of a scalar -> ours
     "constraint_threshold": "threshold",
     "policy_loss": "actor_loss",
 }
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
 
 
 def reevaluation(h: dict[str, Any]) -> SACReevaluation:
@@ -148,14 +146,9 @@ def batch_from(columns: Iterable[np.ndarray]) -> Batch:
     return Batch(obs, action, reward, next_obs, terminal, {})
 
 
-def batch_of(record: Record, step: int) -> Batch:
-    """The batch of update `step`."""
-    return batch_from(record[f"step_{step}/batch/{field}"] for field in FIELDS)
-
-
-def draws_of(record: Record, step: int) -> Any:
+def noise_of(record: Record, step: int) -> Any:
     """The recorded noise in the form that the phase draws."""
-    draws = {name: jnp.asarray(record[f"step_{step}/draws/{name}"]) for name in record.names(f"step_{step}/draws")}
+    draws = draws_of(record, step)
     if "alignment_noise" in draws:
         return AlignmentDraws(**draws)
     return ConstrainedDraws(**draws) if "policy_noise" in draws else draws["next_policy_noise"]
@@ -281,7 +274,7 @@ def check_step(record: Record, algorithm: Phase, s: Any, step: int) -> Any:
     if f"{at}/inputs/environment_step" in record.file.files and record[f"{at}/inputs/update_index"] == 0:
         assert isinstance(algorithm, ConstrainedSAC)
         s = algorithm.begin_step(s, jnp.int32(int(record[f"{at}/inputs/environment_step"])))
-    s, found = watched(algorithm, s, batch_of(record, step), draws_of(record, step))
+    s, found = watched(algorithm, s, batch_of(record, step), noise_of(record, step))
     for group in ("intermediates", "scalars"):
         for name in record.names(f"{at}/{group}"):
             assert_near(found[name], record[f"{at}/{group}/{name}"], f"{at} {name}")

@@ -31,12 +31,15 @@ from tests.golden_files import (
     assert_gradient,
     assert_near,
     assert_parameters,
+    batch_of,
     cases,
     hidden_sizes,
     model,
     twin,
 )
-from tests.test_golden_o2sac import FLOAT32, FLOAT32_PARAMETERS, Course, Ends, batch_of, check_log
+from tests.test_golden_o2sac import FLOAT32, FLOAT32_PARAMETERS, Course, Ends, check_log
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 SPEC = Spec(5, 2)
 Phase = TD3Reevaluation | TD3Alignment | ConstrainedTD3
@@ -49,12 +52,6 @@ OURS = {  # record's name of a scalar -> ours
     "constraint_threshold": "threshold",
     "policy_loss": "actor_loss",
 }
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
 
 
 def reevaluation(h: dict[str, Any]) -> TD3Reevaluation:

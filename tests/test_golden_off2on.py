@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -22,17 +21,13 @@ from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy, sample_tanh_gaussian
 from tests.golden_files import FIELDS, Record, assert_gradient, assert_near, assert_parameters, model
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC, HIDDEN = Spec(5, 2), (16, 16)
 FIND = jax.jit(lambda tree, first, rest: sum_tree.find(tree, sum_tree.at_fraction(tree, first, rest)))
 REPLACED = jax.jit(sum_tree.replaced)
 # Of priorities, which the record rounds to single precision, and ours to a multiple of this.
 FLOAT32, STORED = 1e-6, 2.0**-sum_tree.FRACTION_BITS
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -19,23 +18,19 @@ from segue.methods.pex import EVEN, PEX, Draws, State
 from segue.nets.networks import MLP, Critics
 from segue.nets.policies import GaussianPolicy, gaussian_log_density
 from tests.golden_files import (
-    FIELDS,
     Record,
     assert_gradient,
     assert_near,
     assert_parameters,
+    batch_of,
     hidden_sizes,
     model,
     twin,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC = Spec(5, 2)
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def common(h: dict[str, Any]) -> dict[str, Any]:
@@ -70,11 +65,6 @@ def models_of(record: Record, algorithm: IQL | PEX) -> dict[str, Model]:
     if "offline_actor" in tree:
         models["offline_actor"] = model(policy, tree["offline_actor"], Adam(1.0)).frozen()
     return models
-
-
-def batch_of(record: Record, at: str) -> Batch:
-    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"{at}/batch/{field}"]) for field in FIELDS)
-    return Batch(obs, action, reward, next_obs, terminal, {})
 
 
 def of_values(h: dict[str, Any], s: State | IQLState, batch: Batch) -> Metrics:
@@ -132,7 +122,7 @@ def test_the_offline_phase_equals_the_record(capsys: pytest.CaptureFixture[str])
     algorithm = IQL(cosine_updates=h["actor_lr_cosine_steps"], **common(h))
     s = algorithm.init(models_of(record, algorithm), SPEC, jax.random.key(0))
     for step in range(1, h["num_steps"] + 1):
-        at, batch = f"step_{step}", batch_of(record, f"step_{step}")
+        at, batch = f"step_{step}", batch_of(record, step)
         known = of_values(h, s, batch)
         s, found = offline_step(algorithm, s, batch)
         check(record, at, known | found)
@@ -195,7 +185,7 @@ def test_the_online_phase_equals_the_record(capsys: pytest.CaptureFixture[str]) 
     algorithm = PEX(selection_inverse_temperature=h["selection_inverse_temperature"], **common(h))
     s = algorithm.init(models_of(record, algorithm), SPEC, jax.random.key(0))
     for step in range(1, h["num_steps"] + 1):
-        at, batch = f"step_{step}", batch_of(record, f"step_{step}")
+        at, batch = f"step_{step}", batch_of(record, step)
         known = of_values(h, s, batch) | actions_of(record, algorithm, s, at)
         draws = Draws(*(jnp.asarray(record[f"{at}/draws/update_{name}"]) for name in Draws._fields))
         s, found = online_step(algorithm, s, batch, draws)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -21,26 +20,23 @@ from segue.methods.proto_td3 import ProtoTD3
 from segue.methods.xql import XQL, NoDraws
 from segue.nets.policies import gaussian_log_density
 from tests.golden_files import (
-    FIELDS,
     Record,
     assert_gradient,
     assert_near,
     assert_parameters,
+    batch_of,
     cases,
+    draws_of,
     hidden_sizes,
     model,
     twin,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC = Spec(5, 2)
 CASES = cases("ocr_cft/proto_*")
 Method = XQL | ProtoSAC | ProtoTD3
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def method_of(h: dict[str, Any]) -> Method:
@@ -105,10 +101,9 @@ def models_of(record: Record) -> Models:
     return models
 
 
-def draws_of(record: Record, step: int) -> Any:
-    """The recorded noise in the form that the algorithm draws; zeros where this step needs none."""
-    at = f"step_{step}/draws"
-    draws = {name: jnp.asarray(record[f"{at}/{name}"]) for name in record.names(at)}
+def noise_of(record: Record, step: int) -> Any:
+    """The recorded noise in the form that the algorithm draws, zeros where this step needs none; and as it is."""
+    draws = draws_of(record, step)
     kind: Any = {"proto_offline": NoDraws, "proto_sac_online": SACDraws, "proto_td3_online": TD3Draws}
     kind = kind[record.hparams["case"]]
     none = jnp.zeros((record.hparams["batch_size"], 2))
@@ -207,9 +202,7 @@ def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str])
     seen = 0
     for step in range(1, h["num_steps"] + 1):
         at = f"step_{step}"
-        obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"{at}/batch/{field}"]) for field in FIELDS)
-        batch = Batch(obs, action, reward, next_obs, terminal, {})
-        draws, raw = draws_of(record, step)
+        batch, (draws, raw) = batch_of(record, step), noise_of(record, step)
         flag = step % algorithm.policy_update_interval == 0
         s, found = both(algorithm, flag, models, s, batch, draws, raw)
         for part in ("inputs", "scalars", "intermediates"):

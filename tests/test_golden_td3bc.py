@@ -25,26 +25,23 @@ from tests.golden_files import (
     assert_near,
     assert_parameters,
     assert_scalars,
+    batch_of,
     cases,
     hidden_sizes,
     model,
     twin,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
 
 
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
-
-
-def batch_of(record: Record, step: int) -> Batch:
-    at = f"step_{step}/batch"
-    trust = jnp.asarray(record[f"{at}/subset_mask"]) if f"{at}/subset_mask" in record.file.files else None
-    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"{at}/{field}"]) for field in FIELDS)
-    return Batch(obs, action, reward, next_obs, terminal, {} if trust is None else {"trust": trust})
+def rows_of(record: Record, step: int) -> Batch:
+    """The batch, with its rows' trust where that is recorded."""
+    mask = f"step_{step}/batch/subset_mask"
+    extras = {"trust": jnp.asarray(record[mask])} if mask in record.file.files else {}
+    return batch_of(record, step)._replace(extras=extras)
 
 
 def td3bc_of(h: dict[str, Any], step: int) -> TD3BC:
@@ -124,7 +121,7 @@ def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str])
     h, s = record.hparams, state_of(Record(name))
     online_before = 0
     for step in range(1, h["num_steps"] + 1):
-        algorithm, batch = td3bc_of(h, step), batch_of(record, step)
+        algorithm, batch = td3bc_of(h, step), rows_of(record, step)
         online = h.get("online_steps", [0] * h["num_steps"])[step - 1]
         if online > 0:  # N counts online updates: this update is number `online`
             s = replace(s, beta=replace(s.beta, online_origin=jnp.int32(step - online)))
@@ -157,7 +154,7 @@ def test_updates_equal_the_record(name: str, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("name", cases("td3bc", "td3bc_sa_*"))
 def test_networks_equal_the_probe(name: str) -> None:
     record = Record(name)
-    s, batch = state_of(record), batch_of(record, 1)
+    s, batch = state_of(record), rows_of(record, 1)
     found = {"actor_output": s.actor(batch.obs)}
     found["critic_1_output"], found["critic_2_output"] = s.critic(batch.obs, batch.action)
     if s.beta:
@@ -179,7 +176,7 @@ def test_updates_equal_the_other_record(name: str, capsys: pytest.CaptureFixture
     adam, targets = Adam(h["critic_lr"]), twin(tree, "target_critic")
     s = State(actor, model(Critics(5, 2, hidden), twin(tree, "critic"), adam, targets), (), jnp.int32(0))
     for step in range(1, h["num_steps"] + 1):
-        at, before, batch = f"step_{step}", s, batch_of(record, step)
+        at, before, batch = f"step_{step}", s, rows_of(record, step)
         draws, policy_step = jnp.asarray(record[f"{at}/draws/target_noise"]), step % h["policy_delay"] == 0
         s, metrics = UPDATE(algorithm, s, batch, draws, policy_step)
         cut = jnp.clip(h["policy_noise"] * draws, -h["noise_clip"], h["noise_clip"])

@@ -36,18 +36,14 @@ from segue.nets.policies import (
     tanh_gaussian_log_density,
 )
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 HALF_LOG_2_PI = 0.5 * np.log(2 * np.pi)
 KEY = jax.random.key(0)
 ALPHA = 0.2
 TINY: dict[str, Any] = {"batch_size": 4, "hidden_sizes": (8,), "critic_hidden_sizes": (8,)}
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest, True), static_argnums=0)
 CONSTRAINT = Constraint(threshold_start=0.125, threshold_end=2.0)
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -29,16 +28,12 @@ from segue.nets.policies import TanhGaussianPolicy
 from segue.recipes import preset_recipe
 from segue.recipes.off2on import JOINS, Off2OnRecipe
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC = Spec(3, 2)
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
 FITTED = jax.jit(BalancedReplay().fitted)
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def batch_of(seed: int, rows: int = 8) -> Batch:

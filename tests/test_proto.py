@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,15 +39,11 @@ from segue.settings import flat, with_changes
 from tests.small import ENVIRONMENT, pendulum_data
 from tests.test_every_method import SCARCE, small
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC, KEY = Spec(3, 2), jax.random.key(0)
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
 UPDATES = 10
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 @partial(jax.jit, static_argnums=(0, 4))

@@ -18,13 +18,9 @@ from segue.preparation import Preparation
 from segue.replay_start import prepared_rows
 from tests.small import pendulum_data
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 RATE = 0.1  # Adam's first step is the learning rate in the direction of the gradient's sign
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Any:
-    with jax.enable_x64(True):
-        yield
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,18 +25,14 @@ from segue.recipes.datasets import LOCOMOTION
 from segue.recipes.handover import Handover
 from segue.recipes.so2 import SO2Recipe
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC = Spec(3, 2)
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
 RATES: dict[str, Any] = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
 QUIET: dict[str, Any] = {"target_noise_std": 0.0, "policy_update_interval": 2}
 HOST = IQL(actor_schedule="constant", policy_update_interval=2, **SMALL)
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def batch_of(seed: int, rows: int = 8) -> Batch:

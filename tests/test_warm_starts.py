@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,10 @@ from segue.settings import check_values, flat, with_changes
 from tests.small import ENVIRONMENT, pendulum_data
 from tests.test_every_method import SCARCE
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SPEC = Spec(3, 2)
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def rows(n: int = 8) -> Batch:
