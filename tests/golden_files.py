@@ -59,8 +59,8 @@ FIELDS = ("observations", "actions", "rewards", "next_observations", "terminals"
 
 def batch_of(record: Record, step: int) -> Batch:
     """The transitions of update `step`, in float64."""
-    columns = (jnp.asarray(record[f"step_{step}/batch/{field}"], float) for field in FIELDS)
-    obs, action, reward, next_obs, terminal = columns
+    at = f"step_{step}/batch"
+    obs, action, reward, next_obs, terminal = (jnp.asarray(record[f"{at}/{field}"], float) for field in FIELDS)
     return Batch(obs, action, reward, next_obs, terminal, {})
 
 

@@ -86,7 +86,8 @@ def keep(run: Path, root: Path) -> None:
     for name in ("config.json", "summary.json", "diverged.txt"):
         (kept / name).unlink(missing_ok=True)  # of an earlier run
         if (run / name).is_file():
-            (kept / name).write_text((run / name).read_text().replace(f"{root}/", ""))
+            text = (run / name).read_text()
+            (kept / name).write_text(text.replace(f"{root}/", "").replace(f"{KEPT.resolve()}/", ""))
     lines = lines_of(run)
     scores = [x for x in lines if x["kind"] in ("evaluation", "critic_check")]
     wanted = scores + [x for x in lines if x["kind"] == "train" and x["step"] % 5000 == 0]
