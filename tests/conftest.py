@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,28 @@ import pytest
 # Before JAX starts: the tests compile hundreds of small programs and run each of them briefly, so most of their time
 # would go into optimising code (the golden tests took half as long again that way). Floating-point rules stay the same.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-
+LAST_WITH_BOTH_EMITTERS = (0, 10)  # of jaxlib: later versions end at the flag
 
 LONG = ("test_resume.py", "test_conformance.py", "test_sweep.py", "test_probes.py", "test_end_to_end.py")
 MAPPINGS = 30_000  # half of what a process may have
 TESTS_BETWEEN_COUNTS = 20
 tests_since_count = 0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--former-emitter",
+        action="store_true",
+        help="compile by the emitter of kernels that XLA had before, where it is still there: takes half the time; the "
+        "golden tests hold to the one that users have",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module starts JAX."""
+    there = tuple(map(int, version("jaxlib").split(".")[:2])) <= LAST_WITH_BOTH_EMITTERS
+    if config.getoption("former_emitter") and there:
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 
 def forget_programs() -> None:

@@ -381,7 +381,7 @@ def test_seeds_side_by_side_equal_each_alone(name: str) -> None:
         assert_close(of_seed(together, k), alone)
 
 
-@every_algorithm
+@every_compiled
 def test_seeds_differ_and_do_not_depend_on_their_company(name: str) -> None:
     for network in ("critic", "actor", "value"):
         model = getattr(start(name), network, None)

@@ -379,7 +379,7 @@ def test_alignment_toy() -> None:
                 keys = jax.random.split(jax.random.fold_in(key, -i), 2)
                 return phase.update(s, batch(keys[0]), phase.draw(keys[1], spec), True)[0]
 
-            s = jax.lax.fori_loop(0, 1000, align, s)
+            s = jax.lax.fori_loop(0, 3000, align, s)
             obs = jnp.zeros_like(offsets)
             values = jnp.stack([critic(obs, offsets - 0.2)[0], s.critic(obs, offsets - 0.2)[0]])
             return values, *s.actor(obs[:1])
