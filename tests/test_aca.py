@@ -16,7 +16,7 @@ import segue
 from segue.core.learn import make_keys, models_after
 from segue.core.model import Adam, Model
 from segue.core.phases import Phase, check
-from segue.core.types import Batch, Models, Spec
+from segue.core.types import Models, Spec
 from segue.errors import UserError
 from segue.experiment import form_after, load_models
 from segue.methods import aca, sac_ml
@@ -27,6 +27,7 @@ from segue.methods.sac_ml import SACML, StateBaseline, baseline_net, temperature
 from segue.nets.gaussian import SigmoidGaussianPolicy, point_log_density, point_of, sample_point
 from segue.recipes import METHODS, preset_recipe
 from segue.recipes.aca import ACARecipe
+from tests.made_up import assert_close, rows_of
 from tests.small import ENVIRONMENT, pendulum_data
 from tests.test_every_method import SCARCE, small
 
@@ -36,26 +37,9 @@ UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest, True), static_
 LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
 
-def batch() -> Batch:
-    rng: Any = np.random.default_rng(0)
-    return Batch(
-        obs=rng.normal(size=(ROWS, 3)),
-        action=rng.uniform(-1, 1, (ROWS, 2)),
-        reward=rng.normal(size=ROWS),
-        next_obs=rng.normal(size=(ROWS, 3)),
-        terminal=rng.integers(0, 2, ROWS).astype(float),
-        extras={},
-    )
-
-
 def switched(algorithm: ACA, seed: int = 0) -> aca.State:
     """Its state after the switch from a fresh policy and baseline."""
     return algorithm.init({}, SPEC, jax.random.key(seed))
-
-
-def assert_equal(a: Any, b: Any, tolerance: float = 0.0) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
 
 
 def test_preferences_are_bounded_below_softly() -> None:
@@ -95,7 +79,7 @@ def test_the_sigmoid_keeps_the_log_std_in_its_range() -> None:
 
 def test_new_critics_are_the_baseline_at_every_action() -> None:
     baseline = Model.create(baseline_net(SPEC, (6,)), Adam(1e-3), jax.random.key(1))
-    critic, rows = reconstructed(baseline, 2, Adam(1e-3)), batch()
+    critic, rows = reconstructed(baseline, 2, Adam(1e-3)), rows_of(0)
     z = values(baseline, jnp.asarray(rows.obs))
     for action in (rows.action, -rows.action):
         np.testing.assert_allclose(critic(rows.obs, action), z, atol=1e-6)
@@ -142,7 +126,7 @@ def test_the_actor_is_drawn_to_the_preferences() -> None:
         )  # fmt: skip
         start = switched(algorithm)
         other = switched(algorithm, 1).actor  # not pi_0
-        after, _ = UPDATE(algorithm, replace(start, actor=other), batch(), algorithm.draw(jax.random.key(2), SPEC))
+        after, _ = UPDATE(algorithm, replace(start, actor=other), rows_of(0), algorithm.draw(jax.random.key(2), SPEC))
         distance = max(float(np.abs(m).max()) for m in jax.tree.leaves(after.actor.opt_state[0].mu))
         assert (distance > 1e-5) == moves
 
@@ -156,34 +140,34 @@ def test_without_a_weight_it_is_sac(float64: None) -> None:
     of_host = host.init({"actor": s.actor, "critic": s.critic, "temperature": s.temperature}, SPEC, jax.random.key(9))
     for number in range(10):
         draws = algorithm.draw(jax.random.key(number), SPEC)
-        s, _ = UPDATE(algorithm, s, batch(), draws)
-        of_host, _ = UPDATE(host, of_host, batch(), SACDraws(draws.next_policy_noise, draws.policy_noise))
+        s, _ = UPDATE(algorithm, s, rows_of(0), draws)
+        of_host, _ = UPDATE(host, of_host, rows_of(0), SACDraws(draws.next_policy_noise, draws.policy_noise))
     for mine, hosts in ((s.actor, of_host.actor), (s.critic, of_host.critic)):
-        assert_equal((mine.params, mine.target), (hosts.params, hosts.target), 1e-6)
+        assert_close((mine.params, mine.target), (hosts.params, hosts.target), 1e-6)
 
 
 def test_the_switch_begins_anew_and_a_continued_run_goes_on() -> None:
     offline, algorithm = SACML(initial_temperature=0.3, **TINY), ACA(**TINY)
     trained = offline.init({}, SPEC, jax.random.key(0))
-    trained, _ = UPDATE(offline, trained, batch(), offline.draw(jax.random.key(1), SPEC))
+    trained, _ = UPDATE(offline, trained, rows_of(0), offline.draw(jax.random.key(1), SPEC))
     models: Models = offline.export(trained)
     s = algorithm.init(models, SPEC, jax.random.key(2))
     assert float(s.temperature()) == 0 and int(s.updates) == 1 and int(s.aligned_updates) == 0
-    assert_equal(s.aligned_policy.params, trained.actor.params)
+    assert_close(s.aligned_policy.params, trained.actor.params, 0)
     assert not any(np.any(x) for x in jax.tree.leaves((s.actor.opt_state, s.critic.opt_state)))
-    after, _ = UPDATE(algorithm, s, batch(), algorithm.draw(jax.random.key(3), SPEC))
+    after, _ = UPDATE(algorithm, s, rows_of(0), algorithm.draw(jax.random.key(3), SPEC))
     models |= algorithm.export(after)
-    assert_equal(algorithm.init(models, SPEC, jax.random.key(4)), after)
+    assert_close(algorithm.init(models, SPEC, jax.random.key(4)), after, 0)
     fit = StateBaseline(**TINY)  # as after a phase of another method
     models |= fit.export(fit.init(models, SPEC, jax.random.key(5)))
     again = algorithm.init(models, SPEC, jax.random.key(6))
     assert int(again.aligned_updates) == 0 and float(again.temperature()) == 0
-    assert_equal(again.aligned_policy.params, after.actor.params)
+    assert_close(again.aligned_policy.params, after.actor.params, 0)
 
 
 @pytest.mark.parametrize("squashed", [True, False])
 def test_another_method_gets_whole_values(squashed: bool) -> None:
-    algorithm, rows = ACA(squashed_policy=squashed, **TINY), batch()
+    algorithm, rows = ACA(squashed_policy=squashed, **TINY), rows_of(0)
     s = replace(switched(algorithm), aligned_updates=jnp.int32(10_000))
     critic: Model = algorithm.export(s)["critic"]
     policy, point = s.aligned_policy(rows.obs), point_of(jnp.asarray(rows.action), squashed)
@@ -203,17 +187,17 @@ def test_a_policy_that_stands_still_gets_the_same_baseline() -> None:
     s = offline.init({}, SPEC, jax.random.key(0))
     noise = offline.draw(jax.random.key(1), SPEC)
     of_fit = replace(fit.init({"actor": s.actor}, SPEC, jax.random.key(2)), baseline=s.baseline)
-    after, _ = UPDATE(offline, s, batch(), noise)
-    alone, _ = UPDATE(fit, of_fit, batch(), noise.baseline_next_policy_noise)
-    assert_equal(alone.baseline.params, after.baseline.params, 1e-7)
-    assert_equal(alone.actor.params, s.actor.params)
+    after, _ = UPDATE(offline, s, rows_of(0), noise)
+    alone, _ = UPDATE(fit, of_fit, rows_of(0), noise.baseline_next_policy_noise)
+    assert_close(alone.baseline.params, after.baseline.params, 1e-7)
+    assert_close(alone.actor.params, s.actor.params, 0)
 
 
 def test_a_baseline_and_the_densities_are_the_values() -> None:
     """Every row ends with reward 2: Z + log pi(a) is 2 on average over the actions."""
     fit = StateBaseline(learning_rate=1e-2, **TINY)
     s = fit.init({}, SPEC, jax.random.key(0))
-    rows = batch()._replace(obs=jnp.zeros((ROWS, 3)), reward=jnp.full(ROWS, 2.0), terminal=jnp.ones(ROWS))
+    rows = rows_of(0)._replace(obs=jnp.zeros((ROWS, 3)), reward=jnp.full(ROWS, 2.0), terminal=jnp.ones(ROWS))
     for number in range(1000):
         s, _ = UPDATE(fit, s, rows, fit.draw(jax.random.key(number), SPEC))
     density = sac_ml.log_density(s.actor, jnp.asarray(rows.obs), jnp.asarray(rows.action))

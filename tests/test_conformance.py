@@ -18,7 +18,7 @@ from segue.core.algorithm import Algorithm
 from segue.core.independent import Independent
 from segue.core.learn import Program, initial_state, learn, learn_singly, make_keys, policy_flags
 from segue.core.replay import Memory, gather
-from segue.core.types import Batch, Models, PyTree, Spec
+from segue.core.types import Models, PyTree, Spec
 from segue.methods.aca import ACA
 from segue.methods.awac import AWAC
 from segue.methods.baq import BehaviourWeight
@@ -52,10 +52,11 @@ from segue.methods.td3_bc import TD3BC
 from segue.methods.uni_o4 import UniO4
 from segue.methods.xql import XQL
 from segue.recipes.off2on import JOINS
+from tests.made_up import assert_close, rows_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SPEC = Spec(3, 2)
+SPEC, TOLERANCE = Spec(3, 2), 1e-9
 ROWS, SEEDS, ROUNDS = 12, (0, 1, 2), 2
 # Learning rates at which every entry visibly moves; the coefficient's own 3e-8 is below a float's last bit in places.
 ADAPTIVE = StateAdaptive(coefficient_hidden_sizes=(5,), coefficient_learning_rate=1e-3)
@@ -226,18 +227,6 @@ one_of_each_class = quickly(CLASSES)
 two_of_the_classes = quickly(CLASSES, ("ssar_masked", "sac"))
 
 
-def rows() -> Batch:
-    rng: Any = np.random.default_rng(0)  # Any: a Batch of NumPy arrays, with nothing to compile
-    return Batch(
-        obs=rng.normal(size=(ROWS, 3)),
-        action=rng.uniform(-1, 1, (ROWS, 2)),
-        reward=rng.normal(size=ROWS),
-        next_obs=rng.normal(size=(ROWS, 3)),
-        terminal=rng.integers(0, 2, ROWS).astype(float),
-        extras={},
-    )
-
-
 def columns(name: str, seeds: int) -> dict[str, np.ndarray]:
     """Two thirds of the rows trusted (or weighed), for algorithms that ask."""
     coefficient = getattr(ALGORITHMS[name], "coefficient", None)
@@ -274,7 +263,7 @@ def rounds(name: str, state: PyTree, first: int, count: int, seeds: tuple[int, .
     """`count` rounds in one fused call, after `first` rounds."""
     keys, interval = make_keys(seeds, 0).learn, ALGORITHMS[name].policy_update_interval
     at = np.int32(first * interval)
-    state, metrics = learn(program(name), state, columns(name, len(seeds)), keys, rows(), at, np.int32(count))
+    state, metrics = learn(program(name), state, columns(name, len(seeds)), keys, rows_of(0, ROWS), at, np.int32(count))
     assert all(np.isfinite(x).all() and x.shape == (len(seeds),) for x in metrics.values())
     return jax.device_get(state)
 
@@ -284,7 +273,7 @@ def single(name: str, state: PyTree, number: int) -> PyTree:
     flags = policy_flags(ALGORITHMS[name].policy_update_interval, number, 1)
     keys = make_keys(SEEDS[:1], 0).learn
     return jax.device_get(
-        learn_singly(program(name), flags, state, columns(name, 1), keys, rows(), np.int32(number))[0]
+        learn_singly(program(name), flags, state, columns(name, 1), keys, rows_of(0, ROWS), np.int32(number))[0]
     )
 
 
@@ -300,11 +289,6 @@ def moved(before: PyTree, after: PyTree) -> dict[str, bool]:
     return {jax.tree_util.keystr(path): not np.array_equal(a, b) for (path, a), b in pairs}
 
 
-def assert_close(a: PyTree, b: PyTree) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=1e-9)
-
-
 def assert_same(a: PyTree, b: PyTree) -> None:
     assert not any(moved(a, b).values()), moved(a, b)
 
@@ -314,7 +298,7 @@ def test_shapes(name: str) -> None:
     """`init`, `draw`, `update`, `act`, `export`, and a second `init` from the exported models."""
     algorithm, earlier, key = ALGORITHMS[name], given(name), jax.random.key(0)
     state = jax.eval_shape(lambda: algorithm.init(earlier, SPEC, key))
-    memory = Memory(rows(), {name: column[0] for name, column in columns(name, 1).items()})
+    memory = Memory(rows_of(0, ROWS), {name: column[0] for name, column in columns(name, 1).items()})
     picked, wants_next = jnp.arange(algorithm.batch_size), "next_action" in algorithm.columns
     batch = gather("offline", memory, picked, wants_next, window=algorithm.window)
 
@@ -369,16 +353,16 @@ def test_a_fused_call_equals_one_call_an_update(name: str) -> None:
     state = of_seed(start(name), 0)
     for number in range(ROUNDS * ALGORITHMS[name].policy_update_interval):
         state = single(name, state, number)
-    assert_close(state, learned(name))
+    assert_close(state, learned(name), TOLERANCE)
 
 
 @two_of_the_classes
 def test_seeds_side_by_side_equal_each_alone(name: str) -> None:
     together = rounds(name, start(name), 0, ROUNDS, SEEDS)
-    assert_close(of_seed(together, 0), learned(name))
+    assert_close(of_seed(together, 0), learned(name), TOLERANCE)
     for k in (1, 2):
         alone = rounds(name, of_seed(start(name), k), 0, ROUNDS, SEEDS[k : k + 1])
-        assert_close(of_seed(together, k), alone)
+        assert_close(of_seed(together, k), alone, TOLERANCE)
 
 
 @every_compiled

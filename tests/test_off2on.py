@@ -27,6 +27,7 @@ from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy
 from segue.recipes import preset_recipe
 from segue.recipes.off2on import JOINS, Off2OnRecipe
+from tests.made_up import assert_close, differ, noise, rows_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -34,31 +35,6 @@ SPEC = Spec(3, 2)
 SMALL: dict[str, Any] = {"batch_size": 8, "hidden_sizes": (6,)}
 FITTED = jax.jit(BalancedReplay().fitted)
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
-
-
-def batch_of(seed: int, rows: int = 8) -> Batch:
-    rng: Any = np.random.default_rng(seed)
-    return Batch(
-        obs=rng.normal(size=(rows, 3)),
-        action=rng.uniform(-1, 1, (rows, 2)),
-        reward=rng.normal(size=rows),
-        next_obs=rng.normal(size=(rows, 3)),
-        terminal=rng.integers(0, 2, rows).astype(float),
-        extras={},
-    )
-
-
-def noise(seed: int, *shape: int) -> Any:
-    return np.random.default_rng(100 + seed).normal(size=shape)
-
-
-def assert_close(a: PyTree, b: PyTree, tolerance: float = 1e-6) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
-
-
-def differ(a: PyTree, b: PyTree) -> bool:
-    return any(not np.allclose(x, y, atol=1e-6) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def constant_policy(mean: float, log_std: float) -> PyTree:
@@ -106,7 +82,7 @@ def test_one_member_that_sees_the_new_critics_is_sac() -> None:
     single = Model((params,), None, (), MomentMatchedPolicy(net, 1), Adam(3e-4))  # the match of one is itself
     mine = off2on.init({"actor": single, "critic": theirs.critic}, SPEC, jax.random.key(0))
     for i in range(10):
-        drawn, batch = noise(i, 2, 8, 2), batch_of(i)
+        drawn, batch = noise(i, 2, 8, 2), rows_of(i)
         theirs, _ = UPDATE(sac, theirs, batch, SACDraws(*drawn), True)
         mine, _ = UPDATE(off2on, mine, batch, Draws(*drawn), True)
     assert_close(mine.actor.params, (theirs.actor.params,))
@@ -117,7 +93,7 @@ def test_one_member_that_sees_the_new_critics_is_sac() -> None:
 
 def test_members_have_targets_of_their_own_and_the_actor_their_mean() -> None:
     """Of three members; a minimum over all of them would be another loss."""
-    algorithm, batch, drawn = Off2On(**SMALL), batch_of(0), Draws(*noise(0, 2, 8, 2))
+    algorithm, batch, drawn = Off2On(**SMALL), rows_of(0), Draws(*noise(0, 2, 8, 2))
     net = Critics(*SPEC, (6,), count=6)
     critic = Model.create(net, Adam(1e-3), jax.random.key(1), target=True)
     critic = replace(critic, target=net.init(jax.random.key(2)))
@@ -151,7 +127,7 @@ def test_three_critics_are_refused() -> None:
     critic = Model.create(Critics(*SPEC, (6,), count=3), Adam(1e-3), jax.random.key(1), target=True)
     s = algorithm.init({"critic": critic}, SPEC, jax.random.key(0))
     with pytest.raises(AssertionError, match="two critics of every member"):
-        algorithm.update(s, batch_of(0), Draws(*noise(0, 2, 8, 2)), True)
+        algorithm.update(s, rows_of(0), Draws(*noise(0, 2, 8, 2)), True)
 
 
 # Balanced replay
@@ -215,7 +191,7 @@ def test_the_ratio_begins_where_it_has_a_gradient() -> None:
     net = DensityRatio(3, 2, (8, 8))
     params = net.init(jax.random.key(0))
     assert float(params["layers_2"]["bias"][0]) == 1.0
-    assert (net.apply(params, jnp.asarray(batch_of(0, 200).obs), jnp.asarray(batch_of(1, 200).action)) > 0).mean() > 0.9
+    assert (net.apply(params, jnp.asarray(rows_of(0, 200).obs), jnp.asarray(rows_of(1, 200).action)) > 0).mean() > 0.9
 
 
 def test_the_ratio_becomes_that_of_the_densities() -> None:
@@ -250,7 +226,7 @@ def of_agent(k: int, tree: PyTree) -> PyTree:
 def test_each_agent_learns_as_it_would_alone() -> None:
     """From its own start, on its own half of the batch, with its own noise."""
     assert AGENTS.batch_size == 16 and AGENTS.policy_kind == "tanh_gaussian"
-    s, draws, batch = AGENTS.init({}, SPEC, jax.random.key(0)), AGENTS.draw(jax.random.key(1), SPEC), batch_of(0, 16)
+    s, draws, batch = AGENTS.init({}, SPEC, jax.random.key(0)), AGENTS.draw(jax.random.key(1), SPEC), rows_of(0, 16)
     after, metrics = UPDATE(AGENTS, s, batch, draws, True)
     losses = []
     for k in (0, 1):
@@ -271,7 +247,7 @@ def test_what_agents_hand_on() -> None:
     critic = replace(critic, target=jax.tree.map(lambda x: 0.5 * x, critic.params))
     s = replace(s, members=replace(s.members, critic=critic))
     models = AGENTS.export(s)
-    obs, action = jnp.asarray(batch_of(2).obs), jnp.asarray(batch_of(2).action)
+    obs, action = jnp.asarray(rows_of(2).obs), jnp.asarray(rows_of(2).action)
     own = [of_agent(k, AGENTS.member.export(s.members)) for k in (0, 1)]
     assert_close(models["critic"](obs, action), jnp.concatenate([x["critic"](obs, action) for x in own]), 1e-12)
     slow = jnp.concatenate([x["critic"].slow(obs, action) for x in own])

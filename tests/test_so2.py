@@ -13,7 +13,7 @@ import pytest
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
 from segue.core.phases import check
-from segue.core.types import Batch, PyTree, Spec
+from segue.core.types import Batch, Spec
 from segue.methods.iql import IQL
 from segue.methods.sac import SAC
 from segue.methods.sac import Draws as SACDraws
@@ -24,6 +24,7 @@ from segue.recipes import METHODS, preset_recipe
 from segue.recipes.datasets import LOCOMOTION
 from segue.recipes.handover import Handover
 from segue.recipes.so2 import SO2Recipe
+from tests.made_up import assert_close, differ, noise, rows_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -33,31 +34,6 @@ RATES: dict[str, Any] = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e
 QUIET: dict[str, Any] = {"target_noise_std": 0.0, "policy_update_interval": 2}
 HOST = IQL(actor_schedule="constant", policy_update_interval=2, **SMALL)
 UPDATE = jax.jit(lambda algorithm, *rest: algorithm.update(*rest), static_argnums=(0, 4))
-
-
-def batch_of(seed: int, rows: int = 8) -> Batch:
-    rng: Any = np.random.default_rng(seed)
-    return Batch(
-        obs=rng.normal(size=(rows, 3)),
-        action=rng.uniform(-1, 1, (rows, 2)),
-        reward=rng.normal(size=rows),
-        next_obs=rng.normal(size=(rows, 3)),
-        terminal=rng.integers(0, 2, rows).astype(float),
-        extras={},
-    )
-
-
-def noise(seed: int, *shape: int) -> Any:
-    return np.random.default_rng(100 + seed).normal(size=shape)
-
-
-def assert_close(a: PyTree, b: PyTree, tolerance: float = 1e-6) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
-
-
-def differ(a: PyTree, b: PyTree) -> bool:
-    return any(not np.allclose(x, y, atol=1e-6) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def critics(count: int) -> dict[str, Any]:
@@ -86,7 +62,7 @@ def soft_targets(s: Any, batch: Batch, draws: Draws) -> tuple[np.ndarray, np.nda
 
 def test_each_critic_has_its_own_target_at_the_perturbed_action() -> None:
     """The loss as written out; a minimum, the unperturbed action or the perturbed one's entropy make it another."""
-    algorithm, batch, draws = SO2(**SMALL), batch_of(0), Draws(*noise(0, 3, 8, 2))
+    algorithm, batch, draws = SO2(**SMALL), rows_of(0), Draws(*noise(0, 3, 8, 2))
     s = algorithm.init(critics(3), SPEC, jax.random.key(0))
     q, log_prob = soft_targets(s, batch, draws)
     here = np.asarray(s.critic(batch.obs, batch.action))
@@ -104,7 +80,7 @@ def test_each_critic_has_its_own_target_at_the_perturbed_action() -> None:
 
 
 def test_the_actor_climbs_the_least_of_the_new_critics_without_noise() -> None:
-    algorithm, batch, draws = SO2(**SMALL), batch_of(0), Draws(*noise(0, 3, 8, 2))
+    algorithm, batch, draws = SO2(**SMALL), rows_of(0), Draws(*noise(0, 3, 8, 2))
     s = algorithm.init(critics(3), SPEC, jax.random.key(0))
     after, metrics = UPDATE(algorithm, s, batch, draws, True)
     action, log_prob = sampled(s.actor, batch.obs, draws.policy_noise)
@@ -114,7 +90,7 @@ def test_the_actor_climbs_the_least_of_the_new_critics_without_noise() -> None:
 
 def after_updates(algorithm: Algorithm, s: Any, draws: list[Any]) -> Any:
     for i, drawn in enumerate(draws):
-        s, _ = UPDATE(algorithm, s, batch_of(i), drawn, i % 2 == 1)
+        s, _ = UPDATE(algorithm, s, rows_of(i), drawn, i % 2 == 1)
     return s
 
 
@@ -143,7 +119,7 @@ def test_on_iql_without_noise_it_is_iql() -> None:
 def test_on_iql_only_v_sees_the_noise() -> None:
     """Of one update: V's gradient differs from IQL's; critics and actor, which go by the data's actions, do not."""
     so2, iql = SO2OnIQL(**SMALL), HOST
-    s, batch = iql.init(critics(2), SPEC, jax.random.key(0)), batch_of(0)
+    s, batch = iql.init(critics(2), SPEC, jax.random.key(0)), rows_of(0)
     theirs, _ = UPDATE(iql, s, batch, (), True)
     start = so2.init(iql.export(s), SPEC, jax.random.key(0))
     mine, metrics = UPDATE(so2, start, batch, noise(0, 8, 2), True)
