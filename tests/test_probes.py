@@ -25,6 +25,7 @@ from segue.core.proximal import Proximal
 from segue.core.replay import empty_rows
 from segue.core.types import Batch, Models, PyTree, Spec
 from segue.environment import Environment
+from segue.methods.aca import ACA
 from segue.methods.awac import AWAC
 from segue.methods.baq import BehaviourWeight
 from segue.methods.bc import BC
@@ -88,6 +89,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         **QUICK, **RATES,
     ),
     "baq_cql": CQL(weighting=BehaviourWeight(2.0), **UNBIASED, **QUICK, **RATES),
+    # Q = R + omega clip_0(log pi_0), whose omega falls to 0 here; values() reads R, which then learns anew what the
+    # preferences were. At SAC's small temperature a random policy would never come back from where they are largest.
+    "aca": ACA(
+        alignment_fall_updates=UPDATES // 8, alignment_weight_floor=0.0, policy_update_interval=2,
+        **FIXED_TEMPERATURE | {"initial_temperature": 0.02}, **QUICK | RATES | {"critic_learning_rate": 2e-3},
+    ),
     "off2on": Off2On(policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES),
     "proto_sac": ProtoSAC(
         Proximal(1e-3), "tanh_gaussian", policy_update_interval=2, **FIXED_TEMPERATURE, **QUICK, **RATES
@@ -103,12 +110,12 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 VALUED = (
     "td3", "sac", "sac_ml", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql",
-    "baq_iql", "baq_cql", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
+    "baq_iql", "baq_cql", "aca", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
 )  # fmt: skip
 TRAINED = ("td3", "sac", "iql", "cql", "bc")  # in `make test`; `make test-all` trains the others, too
 CLIMBING = (
     "td3", "sac", "td3_bc", "spot", "rebrac", "iql", "cql", "so2", "famo2o_iql",
-    "baq_iql", "baq_cql", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
+    "baq_iql", "baq_cql", "aca", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
 )  # fmt: skip
 
 
