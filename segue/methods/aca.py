@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.methods.sac_ml import temperature_step
 from segue.nets.gaussian import (
     Gaussian,
@@ -226,7 +226,7 @@ class ACA(Algorithm[State]):
 
         def actor_loss(actor: Model) -> tuple[jax.Array, None]:
             point, action, log_prob = sample_point(actor(batch.obs), draws.policy_noise, squashed)
-            q = critic(batch.obs, action).min(0) + preference(point, here)  # [B]
+            q = lowest(critic(batch.obs, action)) + preference(point, here)  # [B]
             return (alpha * log_prob - q).mean(), None
 
         actor, loss, _ = s.actor.descend(actor_loss)

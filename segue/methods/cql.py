@@ -30,7 +30,7 @@ from segue.core.coefficient import Coefficient
 from segue.core.model import Adam, Model, Scalar, parts_for_cache
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
 from segue.core.weighting import Weighting, row_weights
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.networks import Critics, Initializer, Orthogonal, XavierUniform, fan_in_uniform
 from segue.nets.policies import (
     TanhGaussianPolicy,
@@ -249,7 +249,7 @@ class CQL(Algorithm[State]):
         def loss(actor: Model) -> tuple[jax.Array, Any]:
             mean, log_std = actor(batch.obs)  # [B, A]
             action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
-            gain = s.critic(batch.obs, action).min(0)  # [B]
+            gain = lowest(s.critic(batch.obs, action))  # [B]
             if self.cloning_warmup_updates:
                 cloning = s.updates < self.cloning_warmup_updates
                 gain = jnp.where(cloning, self._log_likelihood(mean, log_std, batch), gain)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model, Scalar, parts_for_cache
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.balance import CODE_WIDTH, PolicyFamily
 from segue.nets.networks import Critics, XavierUniform
 from segue.nets.policies import TanhGaussianPolicy, act_tanh_gaussian, sample_tanh_gaussian
@@ -170,7 +170,7 @@ class FamO2OCQL(Algorithm[State]):
         """L_pi at coefficients c [B], and the mean of log pi(a~|s, c)."""
         mean, log_std = actor.net.member(actor.params["family"], batch.obs, c)  # [B, A]
         action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
-        q = critic(batch.obs, action).min(0)  # [B]
+        q = lowest(critic(batch.obs, action))  # [B]
         return (alpha * log_prob - c * q).mean(), log_prob.mean()
 
     def balance_loss(self, actor: Model, critic: Model, batch: Batch, draws: Draws) -> jax.Array:
@@ -179,7 +179,7 @@ class FamO2OCQL(Algorithm[State]):
         c, _ = actor.net.coefficient(actor.params["balance"], batch.obs, draws.coefficient_noise)  # [B]
         mean, log_std = actor.net.member(family, batch.obs, c)  # [B, A]
         action, _ = sample_tanh_gaussian(mean, log_std, draws.balance_noise)
-        return -critic(batch.obs, action).min(0).mean()
+        return -lowest(critic(batch.obs, action)).mean()
 
     def critic_loss(self, critic: Model, rows: Rows) -> tuple[jax.Array, Metrics]:
         """L_Q, and what is worth knowing of each critic. All are means over rows."""

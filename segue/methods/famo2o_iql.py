@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, PyTree, Spec
+from segue.losses import lowest
 from segue.methods.iql import learn_values
 from segue.nets.balance import CODE_WIDTH, PolicyFamily
 from segue.nets.networks import MLP, Critics
@@ -153,7 +154,7 @@ class FamO2OIQL(Algorithm[State]):
         c, log_density = net.coefficient(actor.params["balance"], batch.obs, draws.coefficient_noise)  # [B]
         mean, log_std = net.member(family, batch.obs, c)  # [B, A], [A]
         action = mean + jnp.exp(log_std) * draws.policy_noise  # not clipped: its gradient reaches g everywhere
-        q = critic.slow(batch.obs, action).min(0)  # [B]
+        q = lowest(critic.slow(batch.obs, action))  # [B]
         return (alpha * log_density - q).mean(), log_density.mean()
 
     def act(self, s: State, obs: jax.Array, key: jax.Array, explore: bool) -> jax.Array:

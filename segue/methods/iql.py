@@ -23,7 +23,7 @@ from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
 from segue.core.weighting import Weighting, row_weights
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.networks import MLP, Critics, dropout_masks
 from segue.nets.policies import (
     LOG_STD_MIN,
@@ -230,7 +230,7 @@ class IQL(Algorithm[IQLState]):
             mean, log_std = actor(batch.obs)  # [B, A], [A]
             action = sample_in_box(mean, log_std, noise)  # [B, A]
             log_prob = gaussian_log_density(mean + jnp.exp(log_std) * noise, mean, log_std).sum(-1)  # [B]
-            return (alpha * log_prob - s.critic(batch.obs, action).min(0)).mean(), log_prob.mean()
+            return (alpha * log_prob - lowest(s.critic(batch.obs, action))).mean(), log_prob.mean()
 
         actor, loss, log_prob = s.actor.descend(actor_loss)
         slack = jax.lax.stop_gradient(log_prob + self.target_entropy_per_dimension * noise.shape[-1])

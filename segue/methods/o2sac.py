@@ -36,7 +36,7 @@ from segue.core.constraint import Constraint, ConstraintState
 from segue.core.model import Adam, Model, Scalar
 from segue.core.reference import NO_SCORE, Reference, chosen, starting_reference
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.networks import Critics, Orthogonal, XavierUniform
 from segue.nets.policies import (
     DATA_ACTION_LIMIT,
@@ -266,7 +266,7 @@ class SACAlignment(SoftActorCritic[State]):
         def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
             mean, log_std = actor(batch.obs)  # [B, A]
             action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
-            q = s.critic(batch.obs, action).min(0)  # [B]
+            q = lowest(s.critic(batch.obs, action))  # [B]
             return (alpha * log_prob - q).mean(), log_prob.mean()
 
         actor, loss, log_prob = s.actor.descend(actor_loss)
@@ -371,7 +371,7 @@ class ConstrainedSAC(SoftActorCritic[ConstrainedState]):
 
         def actor_loss(actor: Model) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             action, log_prob, penalty = self.sample(actor, reference, batch.obs, draws.policy_noise)
-            q = s.critic(batch.obs, action).min(0)  # [B]
+            q = lowest(s.critic(batch.obs, action))  # [B]
             return (alpha * log_prob - q + multiplier * penalty).mean(), (log_prob.mean(), penalty)
 
         actor, loss, (log_prob, penalty) = s.actor.descend(actor_loss)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy, act_tanh_gaussian, sample_tanh_gaussian
 
@@ -111,7 +111,7 @@ class Off2On(Algorithm[State]):
         def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
             mean, log_std = actor(batch.obs)  # [B, A]
             action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
-            q = in_pairs(seen(batch.obs, action)).min(1).mean(0)  # [B]
+            q = lowest(in_pairs(seen(batch.obs, action)).swapaxes(0, 1)).mean(0)  # [B]
             return (alpha * log_prob - q).mean(), log_prob.mean()
 
         actor, loss, log_prob = s.actor.descend(actor_loss)

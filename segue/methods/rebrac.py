@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.networks import Critics
 from segue.nets.policies import DeterministicPolicy
 
@@ -96,7 +96,7 @@ class ReBRAC(Algorithm[State]):
 
         def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
             action = actor(batch.obs)  # [B, A]
-            q = critic(batch.obs, action).min(0)  # [B]
+            q = lowest(critic(batch.obs, action))  # [B]
             error = jnp.square(action - batch.action).sum(-1)  # [B]
             scale = jax.lax.stop_gradient(jnp.abs(q).mean()) if self.normalize_q else 1.0
             return self.actor_penalty * error.mean() - q.mean() / scale, error.mean()

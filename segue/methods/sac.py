@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.networks import Critics
 from segue.nets.policies import TanhGaussianPolicy, act_tanh_gaussian, sample_tanh_gaussian
 
@@ -118,7 +118,7 @@ class SAC(Algorithm[State]):
             mean, log_std = actor(batch.obs)  # [B, A]
             action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
             q = critic(batch.obs, action)  # [critics, B]
-            value = q.mean(0) if self.actor_value == "mean" else q.min(0)  # [B]
+            value = q.mean(0) if self.actor_value == "mean" else lowest(q)  # [B]
             return (alpha * log_prob - value).mean(), log_prob.mean()
 
         actor, loss, log_prob = s.actor.descend(actor_loss)

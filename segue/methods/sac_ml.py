@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model, Scalar
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.gaussian import (
     SigmoidGaussianPolicy,
     act_gaussian,
@@ -193,7 +193,7 @@ class SACML(Algorithm[State]):
 
         def actor_loss(actor: Model) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             action, log_prob = sampled(actor, batch.obs, draws.policy_noise)  # [B, A], [B]
-            q = critic(batch.obs, action).min(0)  # [B]
+            q = lowest(critic(batch.obs, action))  # [B]
             weight = jax.lax.stop_gradient(self.value_weight / jnp.abs(q).mean())  # [] w
             likelihood = log_density(actor, batch.obs, batch.action).mean()
             return weight * (alpha * log_prob - q).mean() - likelihood, (weight, -likelihood)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from segue.core.algorithm import Algorithm
 from segue.core.model import Adam, Model
 from segue.core.types import Batch, Metrics, Models, Spec
-from segue.losses import td_target
+from segue.losses import lowest, td_target
 from segue.nets.networks import MLP, Critics
 from segue.nets.policies import (
     GaussianPolicy,
@@ -127,7 +127,7 @@ class SO2(Algorithm[State]):
         def actor_loss(actor: Model) -> tuple[jax.Array, jax.Array]:
             mean, log_std = actor(batch.obs)  # [B, A]
             action, log_prob = sample_tanh_gaussian(mean, log_std, draws.policy_noise)  # [B, A], [B]
-            q = critic(batch.obs, action).min(0)  # [B]
+            q = lowest(critic(batch.obs, action))  # [B]
             return (self.temperature * log_prob - q).mean(), log_prob.mean()
 
         actor, loss, log_prob = s.actor.descend(actor_loss)
