@@ -109,8 +109,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iql_critics": IQLCritics(expectile=0.5, critic_learning_rate=1e-3, value_learning_rate=1e-3, **QUICK),
 }
 VALUED = (
-    "td3", "sac", "sac_ml", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_cql",
-    "baq_iql", "baq_cql", "aca", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
+    "td3", "sac", "sac_ml", "so2", "td3_bc", "spot", "rebrac", "iql", "awac", "cql", "iql_critics", "xql", "famo2o_iql",
+    "famo2o_cql", "baq_iql", "baq_cql", "aca", "off2on", "proto_sac", "proto_td3", "rlpd", "wsrl",
 )  # fmt: skip
 TRAINED = ("td3", "sac", "iql", "cql", "bc")  # in `make test`; `make test-all` trains the others, too
 CLIMBING = (
