@@ -18,6 +18,8 @@ IN_PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What is recorded is compared as users compile; all else is compiled in half the time (tests/conftest.py).
 GOLDEN := $(wildcard tests/test_golden_*.py)
 OTHERS := --former-emitter $(GOLDEN:%=--ignore=%)
+# Both even if the first fails, so that one visit shows everything that is wrong.
+run_tests = @$(1) $(GOLDEN); golden=$$?; $(1) $(OTHERS) && exit $$golden
 PIP_INSTALL := -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -38,12 +40,10 @@ demo: $(READY)
 	@$(BIN)/segue demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow' $(GOLDEN)
-	@$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow' $(OTHERS)
+	$(call run_tests,$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not slow')
 
 test-all: $(ALL_READY)
-	@$(ALL)/bin/python -m pytest $(IN_PARALLEL) $(GOLDEN)
-	@$(ALL)/bin/python -m pytest $(IN_PARALLEL) $(OTHERS)
+	$(call run_tests,$(ALL)/bin/python -m pytest $(IN_PARALLEL))
 
 lint: $(READY)
 	@$(BIN)/ruff check .
